@@ -1,0 +1,127 @@
+"""Look after the notebooks: python tools/nbs.py run|check|readme|docs [files]
+
+run     execute top to bottom and keep the outputs (cells marked slow, peers or eval: false keep theirs)
+check   what a reader must never meet: widget state, error outputs, fat files, imports of later notebooks
+readme  write README.md from nbs/index.ipynb; with --check only say whether it is stale
+docs    write the site into _docs/
+"""
+import argparse
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+
+root = Path(__file__).resolve().parent.parent
+nbs = root/'nbs'
+limit = 500_000
+skipped = re.compile(r'^#\|\s*(eval:\s*false|slow|peers)\b', re.M)
+progress = re.compile(r'<progress|progress-bar-interrupted|--total:')
+
+
+def source(cell): return ''.join(cell['source'])
+
+
+def numbered(): return sorted(p for p in nbs.glob('*.ipynb') if p.name[0] not in '_.')
+
+
+def run(files):
+    "Execute each notebook in a kernel of its own and store what it shows"
+    from nbclient import NotebookClient
+
+    class Client(NotebookClient):
+        async def async_execute_cell(self, cell, cell_index, **kwargs):
+            if skipped.search(source(cell)): return cell
+            return await super().async_execute_cell(cell, cell_index, **kwargs)
+
+    for f in files:
+        start, nb = time.time(), nbformat.read(f, 4)
+        Client(nb, timeout=1200, kernel_name='python3', store_widget_state=False, record_timing=False,
+               resources={'metadata': {'path': str(nbs)}}).execute()
+        nb.metadata.pop('widgets', None)
+        nb.metadata.pop('language_info', None)
+        for c in nb.cells:
+            c.metadata = {}
+            if c.cell_type == 'code':
+                c.execution_count = None
+                c.outputs = [tidy(o) for o in c.outputs if not progress.search(str(o.get('data', {}).get('text/html', '')))]
+        write(nb, f)
+        print(f'{f.name}: {time.time() - start:.1f} s, {f.stat().st_size // 1000} kB', flush=True)
+
+
+def tidy(out):
+    "Drop what changes from run to run, and what says the same twice"
+    if 'execution_count' in out: out['execution_count'] = None
+    if 'image/png' in out.get('data', {}): out['data'].pop('image/jpeg', None)
+    if 'text/plain' in out.get('data', {}): out['data']['text/plain'] = re.sub(r' at 0x[0-9a-f]+', '', out['data']['text/plain'])
+    return out
+
+
+def write(nb, f):
+    "The layout that nbdev_clean leaves: sorted keys, one space, text as lists of lines"
+    text = nbformat.writes(nb, version=4)
+    f.write_text(json.dumps(json.loads(text), indent=1, sort_keys=True, ensure_ascii=False) + '\n', encoding='utf-8')
+
+
+def check(files):
+    "Return the list of complaints"
+    bad, number, imports = [], {}, {}
+    for f in files:
+        nb = json.loads(f.read_text(encoding='utf-8'))
+        code = [c for c in nb['cells'] if c['cell_type'] == 'code']
+        if 'widgets' in nb['metadata']: bad.append(f'{f.name}: saved widget state')
+        if f.stat().st_size > limit: bad.append(f'{f.name}: {f.stat().st_size // 1000} kB, over {limit // 1000}')
+        if any(o['output_type'] == 'error' for c in code for o in c['outputs']): bad.append(f'{f.name}: an output is an error')
+        if code and not any(c['outputs'] for c in code): bad.append(f'{f.name}: no outputs, run it')
+        for i, c in enumerate(code):
+            lines = [s for s in source(c).splitlines() if s.strip() and not s.lstrip().startswith('#')]
+            tops = [bool(re.match(r'(import|from)\s', s)) for s in lines if not s[0].isspace() and s[0] not in ')]}']
+            if any(tops) and not all(tops): bad.append(f'{f.name}: code cell {i} mixes imports with other code')
+        exp = re.search(r'^#\|\s*default_exp (\S+)', '\n'.join(map(source, code)), re.M)
+        if exp:
+            number[exp[1]] = int(f.name[:2])
+            imports[exp[1]] = [m for c in code if re.search(r'^#\|\s*export', source(c), re.M)
+                               for m in re.findall(r'from diffnb\.(\w+) import', source(c))]
+    for mod, deps in imports.items():
+        bad += [f'{mod} ({number[mod]:02}) imports {d}: only lower numbers' for d in deps if number.get(d, 99) >= number[mod]]
+    return bad
+
+
+def readme(text_only=False):
+    "README.md is the index notebook, as markdown; its pictures lie in nbs/images"
+    from nbconvert import MarkdownExporter
+    from traitlets.config import Config
+    nb = nbformat.read(nbs/'index.ipynb', 4)
+    nb.metadata['language_info'] = {'name': 'python'}
+    cfg = Config({'RegexRemovePreprocessor': {'patterns': [r'#\|\s*hide'], 'enabled': True}})
+    for c in nb.cells: c['source'] = re.sub(r'^#\|.*\n', '', c['source'], flags=re.M) if not re.match(r'#\|\s*hide', c['source']) else c['source']
+    text, res = MarkdownExporter(config=cfg).from_notebook_node(nb)
+    for name in res['outputs']: text = re.sub(rf'!\[[^\]]*\]\({re.escape(name)}\)\n*', '', text)
+    text = text.replace('](images/', '](nbs/images/').replace('src="images/', 'src="nbs/images/')
+    return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('verb', choices=['run', 'check', 'readme', 'docs'])
+    p.add_argument('files', nargs='*', type=Path, help='notebooks; all when none is named')
+    p.add_argument('--check', action='store_true', help='readme: write nothing, exit 1 when README.md is stale')
+    a = p.parse_args()
+    files = [f.resolve() for f in a.files] or numbered()
+    if a.verb == 'run': run(files)
+    if a.verb == 'check':
+        bad = check(files)
+        print('\n'.join(bad) or f'{len(files)} notebooks are fit to be read')
+        sys.exit(bool(bad))
+    if a.verb == 'readme':
+        text, f = readme(), root/'README.md'
+        if not a.check: f.write_text(text, encoding='utf-8')
+        elif not f.exists() or f.read_text(encoding='utf-8') != text: sys.exit('README.md is stale: run `make prepare`')
+    if a.verb == 'docs':
+        from docs import site
+        site(root, files)
+
+
+if __name__ == '__main__': main()
