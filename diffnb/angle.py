@@ -27,14 +27,21 @@ def rates(
     a, s = (r.to(x.device, x.dtype).view(-1, *[1]*(x.ndim - 1)) for r in (phi.cos(), phi.sin()))
     return a, s
 
-# %% ../nbs/01_angle.ipynb #dc196b59
+# %% ../nbs/01_angle.ipynb #95326eab
+def _rates(phi, x):
+    "As `rates`, but plain numbers for a single angle"
+    if isinstance(phi, Tensor) and phi.ndim: return rates(phi, x)
+    phi = float(phi)
+    return math.cos(phi), math.sin(phi)
+
+# %% ../nbs/01_angle.ipynb #9af39553
 def mix(
     x0:Tensor,  # Clean data, `(B, ...)`
     eps:Tensor, # Noise, shaped as `x0`, of mean 0 and variance 1
     phi,        # Angle in radians, one or `(B,)`
 )->Tensor:      # The noisy mixture, shaped as `x0`
     "The forward process: turn `x0` towards `eps` by `phi`. DDPM (Ho et al. 2020, arXiv:2006.11239), equation 4"
-    a, s = rates(phi, x0)
+    a, s = _rates(phi, x0)
     return a*x0 + s*eps
 
 # %% ../nbs/01_angle.ipynb #100589c8
@@ -49,7 +56,7 @@ def _pair(target, a, s):
     if target not in targets: raise ValueError(f'target {target!r} is not known: choose one of {", ".join(targets)}')
     return targets[target](a, s)
 
-# %% ../nbs/01_angle.ipynb #5a43c376
+# %% ../nbs/01_angle.ipynb #09e07432
 def aim(
     x0:Tensor,  # Clean data, `(B, ...)`
     eps:Tensor, # The noise that was mixed in, shaped as `x0`
@@ -57,7 +64,7 @@ def aim(
     target:str, # A key of `targets`: 'x0', 'eps', 'v' or 'flow'
 )->Tensor:      # What the network should have said, shaped as `x0`
     "The training target, `p*x0 + q*eps`"
-    p, q = _pair(target, *rates(phi, x0))
+    p, q = _pair(target, *_rates(phi, x0))
     return p*x0 + q*eps
 
 # %% ../nbs/01_angle.ipynb #a0b98f3e
@@ -66,7 +73,7 @@ class Guess(NamedTuple):
     x0:Tensor  # The clean half, `(B, ...)`
     eps:Tensor # The noisy half, `(B, ...)`
 
-# %% ../nbs/01_angle.ipynb #5eeeab28
+# %% ../nbs/01_angle.ipynb #fa183816
 def unmix(
     x:Tensor,       # The mixture, `(B, ...)`
     f:Tensor,       # What the network said of it, shaped as `x`
@@ -74,11 +81,11 @@ def unmix(
     target:str='v', # What the network was asked for: a key of `targets`
 )->Guess:           # Both halves, shaped as `x`; at 0 `eps` is 0, and at pi/2 with 'eps' `x0` is 0: the half that `x` and `f` leave open
     "Solve `x = a*x0 + s*eps` and `f = p*x0 + q*eps` for `x0` and `eps`"
-    a, s = rates(phi, x)
+    a, s = _rates(phi, x)
     p, q = _pair(target, a, s)
     det = a*q - s*p
-    lost = det.abs() < 1e-6            # f says what x says already
-    inv = torch.where(lost, 0., 1/det)
-    x0  = (q*inv + lost*a)*x - (s*inv)*f
+    lost = 1*(abs(det) < 1e-6)                             # 1 where f says only what x says already
+    inv = (1 - lost)/(det + lost)                          # 1/det, and 0 there
+    x0 = (q*inv + lost*a)*x - (s*inv)*f
     eps = (a*inv)*f - (p*inv - lost*s)*x
     return Guess(x0, eps)

@@ -1,0 +1,48 @@
+"What would spoil a lesson: how the package behaves as a package"
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).resolve().parent.parent
+modules = [f.stem for f in sorted((root/'diffnb').glob('*.py')) if f.stem not in ('__init__', 'all', '_modidx')]
+
+
+def python(code, **kw): return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120, cwd=root, **kw)
+
+
+def test_no_name_is_exported_twice():
+    seen = {}
+    for m in modules:
+        for name in importlib.import_module(f'diffnb.{m}').__all__: seen.setdefault(name, []).append(m)
+    assert not {k: v for k, v in seen.items() if len(v) > 1}
+
+
+def test_all_has_every_public_name():
+    everything = importlib.import_module('diffnb.all')
+    assert not [(m, n) for m in modules for n in importlib.import_module(f'diffnb.{m}').__all__ if not hasattr(everything, n)]
+
+
+@pytest.mark.parametrize('what', ['diffnb', *(f'diffnb.{m}' for m in modules), 'diffnb.all'])
+def test_imports_are_light(what):
+    "Nothing heavy that torch itself does not already bring"
+    r = python(f'import torch, sys; had = set(sys.modules); import {what}; new = set(sys.modules) - had\n'
+               "print(sorted(new & {'matplotlib', 'sklearn', 'accelerate', 'torchvision', 'ipywidgets', 'PIL', 'torch._dynamo', 'torch._inductor', 'fastprogress', 'diffusers', 'nbdev', 'fastcore'}))")
+    assert r.returncode == 0, r.stderr
+    assert r.stdout.strip() == '[]'
+
+
+def test_import_needs_no_network_and_no_torch():
+    r = python("import sys, socket\ndef no(*a, **k): raise RuntimeError('network')\nsocket.socket.connect = no\nimport diffnb\nassert 'torch' not in sys.modules\nimport diffnb.all")
+    assert r.returncode == 0, r.stderr
+
+
+@pytest.mark.parametrize('m', modules)
+def test_every_public_function_says_what_it_does(m):
+    tree = ast.parse((root/'diffnb'/f'{m}.py').read_text())
+    public = importlib.import_module(f'diffnb.{m}').__all__
+    bare = [d.name for d in tree.body if isinstance(d, (ast.FunctionDef, ast.ClassDef)) and d.name in public and not ast.get_docstring(d)]
+    assert not bare
