@@ -61,7 +61,7 @@ docs: .venv/installed-dev
 	@echo 'Writing the site into _docs/'
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PY) tools/nbs.py docs
 
-bench: .venv/installed-dev+peers
+bench: .venv/installed-bench
 	@echo 'Measuring; results go to results/'
 	@$(MALLOC) $(PY) benchmarks/samplers.py
 	@$(MALLOC) $(PY) benchmarks/training.py

@@ -1,6 +1,6 @@
 """Look after the notebooks: python tools/nbs.py run|check|readme|docs [files]
 
-run     execute top to bottom and keep the outputs (cells marked slow, peers or eval: false keep theirs)
+run     execute top to bottom and keep the outputs (cells marked slow, peers or eval: false keep theirs; --flags runs some of them too)
 check   what a reader must never meet: widget state, error outputs, fat files, imports of later notebooks
 readme  write README.md from nbs/index.ipynb; with --check only say whether it is stale
 docs    write the site into _docs/
@@ -17,7 +17,7 @@ import nbformat
 root = Path(__file__).resolve().parent.parent
 nbs = root/'nbs'
 limit = 500_000
-skipped = re.compile(r'^#\|\s*(eval:\s*false|slow|peers)\b', re.M)
+flagged = re.compile(r'^#\|\s*(eval:\s*false|slow|peers)\b', re.M)
 progress = re.compile(r'<progress|progress-bar-interrupted|--total:')
 
 
@@ -27,13 +27,14 @@ def source(cell): return ''.join(cell['source'])
 def numbered(): return sorted(p for p in nbs.glob('*.ipynb') if p.name[0] not in '_.')
 
 
-def run(files):
+def run(files, flags=()):
     "Execute each notebook in a kernel of its own and store what it shows"
     from nbclient import NotebookClient
 
     class Client(NotebookClient):
         async def async_execute_cell(self, cell, cell_index, **kwargs):
-            if skipped.search(source(cell)): return cell
+            mark = flagged.search(source(cell))
+            if mark and mark[1] not in flags: return cell
             return await super().async_execute_cell(cell, cell_index, **kwargs)
 
     for f in files:
@@ -100,6 +101,7 @@ def readme(text_only=False):
     text, res = MarkdownExporter(config=cfg).from_notebook_node(nb)
     for name in res['outputs']: text = re.sub(rf'!\[[^\]]*\]\({re.escape(name)}\)\n*', '', text)
     text = text.replace('](images/', '](nbs/images/').replace('src="images/', 'src="nbs/images/')
+    text = re.sub(r'```\n\s*```python\n', '\n', text)                    # imports stand alone in a notebook, not in a README
     return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 
 
@@ -107,10 +109,11 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('verb', choices=['run', 'check', 'readme', 'docs'])
     p.add_argument('files', nargs='*', type=Path, help='notebooks; all when none is named')
+    p.add_argument('--flags', nargs='*', default=[], help='run: execute cells with these marks too (slow, peers)')
     p.add_argument('--check', action='store_true', help='readme: write nothing, exit 1 when README.md is stale')
     a = p.parse_args()
     files = [f.resolve() for f in a.files] or numbered()
-    if a.verb == 'run': run(files)
+    if a.verb == 'run': run(files, a.flags)
     if a.verb == 'check':
         bad = check(files)
         print('\n'.join(bad) or f'{len(files)} notebooks are fit to be read')

@@ -1,0 +1,42 @@
+"Side by side in one process: take turns, repeat, quote medians and ratios"
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+results = Path(__file__).resolve().parent.parent/'results'
+
+
+def turns(contestants, rounds, unit=1e6):
+    "{name: function that returns the work it did} -> {name: median time per unit of work}, taking turns so that all see the same weather"
+    for f in contestants.values(): f()
+    times = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, f in contestants.items():
+            start = time.perf_counter()
+            done = f()
+            times[name].append((time.perf_counter() - start)/done*unit)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def processor():
+    "What this ran on, in words"
+    try: names = [s.split(':')[1].strip() for s in Path('/proc/cpuinfo').read_text().splitlines() if s.startswith('model name')]
+    except OSError: names = []
+    return f'{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads'
+
+
+def keep(name, **numbers):
+    "Write results/NAME.json: the command, the commit, the machine, and the numbers"
+    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=results.parent).stdout.strip()
+    results.mkdir(exist_ok=True)
+    record = dict(command=' '.join(['python', str(Path(sys.argv[0]).resolve().relative_to(results.parent)), *sys.argv[1:]]), commit=commit, hardware=processor(),
+                  python=platform.python_version(), torch=torch.__version__, **numbers)
+    (results/f'{name}.json').write_text(json.dumps(record, indent=1) + '\n')
+    print(f'written to results/{name}.json')

@@ -1,0 +1,91 @@
+"""What a sampler costs beyond the network: 64 images of 28x28 on the CPU, and a network that answers at once.
+
+Two rows for ours, since libraries draw the line differently: the walk alone (the denoiser hands over a ready Guess), and the walk with
+`unmix`, which is what the loops of the others include. Then memory: it must not grow with the number of steps.
+"""
+import argparse
+import importlib.util
+import resource
+import subprocess
+import sys
+
+import torch
+
+from common import keep, turns
+from diffnb.all import Guess, cosine, ddim, ddpm, dpmpp, heun, last, linear_beta, path, unmix
+
+n = 100
+
+
+def ours():
+    x = torch.randn(64, 1, 28, 28)
+    out = torch.randn_like(x)
+    ready = lambda x, phi: Guess(out, x)
+    net = lambda x, phi: unmix(x, out, phi, 'eps')
+    stops = path(linear_beta, n)
+    def run(sampler, denoise, **kw):
+        def go(): last(sampler(denoise, x, stops, **kw)); return n
+        return go
+    return {'diffnb ddim, the walk alone': run(ddim, ready), 'diffnb ddim with unmix': run(ddim, net), 'diffnb dpmpp with unmix': run(dpmpp, net),
+            'diffnb heun with unmix (2 calls)': run(heun, net), 'diffnb ddpm with unmix': run(ddpm, net)}
+
+
+def diffusers_loops():
+    from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
+    x0 = torch.randn(64, 1, 28, 28)
+    out = torch.randn_like(x0)
+    def run(scheduler, scale=False):
+        def go():
+            scheduler.set_timesteps(n)
+            x = x0
+            for t in scheduler.timesteps:
+                if scale: scheduler.scale_model_input(x, t)
+                x = scheduler.step(out, t, x).prev_sample
+            return n
+        return go
+    return {'diffusers DDIM': run(DDIMScheduler(clip_sample=False)), 'diffusers Euler': run(EulerDiscreteScheduler(), True), 'diffusers DDPM': run(DDPMScheduler(clip_sample=False))}
+
+
+def small():
+    from smalldiffusion import ScheduleDDPM, samples
+    x = torch.randn(64, 1, 28, 28)
+    class Net(torch.nn.Module):
+        input_dims = (1, 28, 28)
+        def rand_input(self, b): return x
+        def predict_eps(self, x, sigma, cond=None): return x
+        def predict_eps_cfg(self, x, sigma, cond, scale): return x
+    net, sigmas = Net(), ScheduleDDPM().sample_sigmas(n)
+    def go():
+        for _ in samples(net, sigmas, xt=x): pass
+        return n
+    return {'smalldiffusion': go}
+
+
+def memory(steps):
+    "Peak memory in MB of a process that walks so many steps"
+    code = (f'import torch, resource\nfrom diffnb.all import *\nx = torch.randn(256, 3, 64, 64)\nlast(ddim(lambda x, phi: unmix(x, x, phi, "v"), x, path(cosine, {steps})))\n'
+            'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)')
+    return int(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout)/2**10
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--rounds', type=int, default=41)
+    p.add_argument('--threads', type=int, default=1)
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    with torch.no_grad():
+        contestants = ours()
+        for module, make in (('diffusers', diffusers_loops), ('smalldiffusion', small)):
+            if importlib.util.find_spec(module): contestants |= make()
+            else: print(f'{module} is not installed and stays out: make bench installs it')
+        us = turns(contestants, a.rounds)
+    base = us['diffnb ddim with unmix']
+    print('microseconds per step beyond the network, median; and in units of ours')
+    for name, t in us.items(): print(f'  {name:<34}{t:8.1f}{t/base:8.2f}')
+    mb = {k: memory(k) for k in (10, 100, 1000)}
+    print('peak memory in MB by number of steps:', {k: round(v) for k, v in mb.items()})
+    keep('samplers', rounds=a.rounds, microseconds_per_step=us, peak_megabytes_by_steps=mb)
+
+
+if __name__ == '__main__': main()

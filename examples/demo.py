@@ -1,0 +1,85 @@
+"""Train a small diffusion model on scikit-learn's handwritten digits and let it write some of its own. No download, no GPU, two minutes.
+
+Leaves in demo/: samples.png, trajectory.png, trajectory.gif, loss.png, model.safetensors
+"""
+import argparse
+import functools
+import resource
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+matplotlib.use('agg')
+import torch  # noqa: E402
+from sklearn.neural_network import MLPClassifier  # noqa: E402
+
+from diffnb.all import (Denoiser, UNet, cosine, dpmpp, ddim, fit, last, load_data, path, save, save_gif, seeded, show_images, show_losses,  # noqa: E402
+                        strip, to_float)
+
+
+def judge(train):
+    "A classifier of digits that has nothing to do with diffusion: (images in [-1, 1]) -> probabilities (N, 10)"
+    flat = lambda x: x.flatten(1).numpy()
+    net = MLPClassifier((64,), max_iter=300, random_state=0).fit(flat(to_float(train.x)), train.y.numpy())
+    return lambda x: torch.from_numpy(net.predict_proba(flat(x)))
+
+
+def report(name, x, y, probs, train):
+    "One line of the table: agreement with the label, confidence, distance to the nearest training image"
+    p = probs(x)
+    near = torch.cdist(x.flatten(1), to_float(train.x).flatten(1)).min(1).values/x[0].numel()**.5
+    return f'  {name:<28}{(p.argmax(1) == y).float().mean():>12.1%}{p.max(1).values.mean():>14.1%}{near.median():>22.3f}'
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--steps', type=int, default=900, help='training steps of 128 images (default: %(default)s)')
+    p.add_argument('--calls', type=int, default=20, help='calls of the network to make an image (default: %(default)s)')
+    p.add_argument('--seed', type=int, default=0, help='another seed, other digits (default: %(default)s)')
+    p.add_argument('--out', type=Path, default=Path('demo'), help='folder for what it makes (default: %(default)s)')
+    a = p.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    begin = time.time()
+
+    train, test = load_data('digits'), load_data('digits', 'test')
+    print(f'1. Data: {len(train.x)} handwritten digits of {train.x.shape[2]}x{train.x.shape[3]} pixels; {len(test.x)} others are kept aside to compare with.')
+
+    torch.manual_seed(a.seed)
+    net = UNet(1, classes=10)
+    print(f'2. Training: a U-Net with {sum(w.numel() for w in net.parameters()):,} parameters, {a.steps} steps.', flush=True)
+    start = time.time()
+    model = fit(Denoiser(net), train, steps=a.steps, seed=a.seed, forget=.1)
+    print(f'   {time.time() - start:.0f} s, {a.steps*128/(time.time() - start):.0f} images/s, loss {model.history.rows[-1]["loss"]:.3f}')
+    show_losses(model.history).savefig(a.out/'loss.png', dpi=110)
+    save(a.out/'model.safetensors', model)
+
+    start, labels = time.time(), torch.arange(10).repeat(8)
+    write = functools.partial(model, cond=labels)
+    noise = seeded(range(a.seed*1000, a.seed*1000 + len(labels)))((len(labels), 1, 16, 16))
+    x = last(ddim(write, noise, path(model.schedule, a.calls))).x.clamp(-1, 1)
+    print(f'3. Sampling: {len(x)} digits, eight of each kind, from pure noise with DDIM, {a.calls} calls of the network, {time.time() - start:.1f} s.')
+    show_images(x, cols=10, n=len(x), scale=3).save(a.out/'samples.png')
+    ten = functools.partial(model, cond=labels[:10])
+    walk = list(ddim(ten, noise[:10], path(model.schedule, 40)))
+    strip(walk, n=12, items=4, scale=3).save(a.out/'trajectory.png')
+    save_gif(walk, a.out/'trajectory.gif', items=10, scale=3)
+
+    probs, held = judge(train), to_float(test.x)
+    two = last(dpmpp(write, noise, path(model.schedule, a.calls))).x.clamp(-1, 1)
+    g = torch.Generator().manual_seed(0)
+    print('4. How good is it? Asked of a classifier that was trained on the same 1,000 real digits, and of the nearest of those (RMS over pixels, 2 = black to white):')
+    print(f'  {"":<28}{"label right":>12}{"confidence":>14}{"nearest (median)":>22}')
+    print(report('real digits, held out', held, test.y, probs, train))
+    print(report('ours, DDIM', x, labels, probs, train))
+    print(report('ours, DPM-Solver++', two, labels, probs, train))
+    print(report('pure noise', torch.randn(800, 1, 16, 16, generator=g).clamp(-1, 1), torch.arange(800) % 10, probs, train))
+    print('   A nearest distance far below that of real digits would mean that the model copies what it was shown.')
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform.startswith('linux') else 2**30)
+    print(f'\nDone in {time.time() - begin:.0f} s, at most {peak:.1f} GB of memory. Now look at {a.out}/samples.png, trajectory.gif (noise above, what the network believes below) and loss.png.')
+    print('Next: `make lab` opens the course; begin with index.ipynb. Or in Python:')
+    print(f'  from diffnb.all import *; model = load("{a.out}/model.safetensors")')
+
+
+if __name__ == '__main__': main()

@@ -1,0 +1,130 @@
+"What a notebook cannot show well: runs that are killed, interrupted, or spread over processes"
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffnb.checkpoints import load
+from diffnb.data import spiral
+from diffnb.denoiser import Denoiser
+from diffnb.training import fit
+from diffnb.unet import MLP
+
+program = '''
+import sys, torch
+from diffnb.data import spiral
+from diffnb.denoiser import Denoiser
+from diffnb.training import fit
+from diffnb.unet import MLP
+torch.set_num_threads(1)
+torch.manual_seed(0)
+data = (spiral(500), torch.arange(500) % 3)
+model = fit(Denoiser(MLP(width=16, layers=2, classes=3)), data, steps=int(sys.argv[2]), bs=32, valid=.1, forget=.2, perturb=.1, every=dict(save=15, valid=20),
+            folder=sys.argv[1], resume='resume' in sys.argv, progress=False)
+print(model.history)
+'''
+STEPS = 240
+
+
+def start(folder, *args, steps=STEPS, **env):
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', **env}
+    return subprocess.Popen([sys.executable, '-c', program, str(folder), str(steps), *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(p):
+    out, err = p.communicate(timeout=120)
+    assert p.returncode == 0, err
+    return out
+
+
+def wait_for(table, lines, p):
+    "Until the run has taken so many steps"
+    while not (table.exists() and table.read_text().count('\n') > lines):
+        assert p.poll() is None, p.stderr.read()
+        time.sleep(.002)
+
+
+def same(a, b): return all(x.equal(y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+    "The run that nobody disturbs"
+    folder = tmp_path_factory.mktemp('straight')
+    finish(start(folder))
+    return folder
+
+
+def test_kill_and_resume(straight, tmp_path):
+    for lines in (40, 110):                                      # twice, the second time in the resumed run
+        p = start(tmp_path, *['resume']*(lines > 40))
+        wait_for(tmp_path/'log.csv', lines, p)
+        p.send_signal(signal.SIGKILL)
+        p.communicate()
+        assert p.returncode == -signal.SIGKILL
+    finish(start(tmp_path, 'resume'))
+    assert same(load(straight), load(tmp_path))
+    table = [line.split(',')[:4] for line in (tmp_path/'log.csv').read_text().splitlines()]
+    assert table == [line.split(',')[:4] for line in (straight/'log.csv').read_text().splitlines()] and len(table) == STEPS + 1
+
+
+def test_interrupt_gives_the_model_back(straight, tmp_path):
+    p = start(tmp_path, steps=STEPS)
+    wait_for(tmp_path/'log.csv', 50, p)
+    p.send_signal(signal.SIGINT)
+    assert 'interrupted' in finish(p)
+    x = torch.randn(8, 2)
+    assert load(tmp_path)(x, .5).x0.isfinite().all()
+    finish(start(tmp_path, 'resume'))
+    assert same(load(straight), load(tmp_path))
+
+
+def test_terminate_saves_and_ends(straight, tmp_path):
+    p = start(tmp_path)
+    wait_for(tmp_path/'log.csv', 50, p)
+    p.terminate()
+    p.communicate(timeout=60)
+    assert p.returncode == -signal.SIGTERM and (tmp_path/'model.safetensors').exists()
+    finish(start(tmp_path, 'resume'))
+    assert same(load(straight), load(tmp_path))
+
+
+def test_two_processes(straight, tmp_path):
+    "The same global batch in two halves gives the same weights, up to the order in which floats are added"
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    both = [start(tmp_path, MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE='2', RANK=str(r), LOCAL_RANK=str(r), ACCELERATE_USE_CPU='true') for r in (0, 1)]
+    for p in both: finish(p)
+    a, b = load(straight), load(tmp_path)
+    for x, y in zip(a.state_dict().values(), b.state_dict().values()): torch.testing.assert_close(x, y, rtol=0, atol=2e-3)
+    losses = [[float(line.split(',')[1]) for line in (f/'log.csv').read_text().splitlines()[1:]] for f in (straight, tmp_path)]
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-3, atol=1e-3)
+
+
+def test_patience_stops():
+    torch.manual_seed(0)
+    model = fit(Denoiser(MLP(width=8, layers=1)), spiral(200), steps=500, bs=32, lr=1e-9, valid=.2, patience=2, ema=0., every=dict(valid=5), progress=False)
+    assert len(model.history) < 500 and 'patience' in model.history.stopped
+
+
+def test_full_disk_leaves_the_old_files(tmp_path, monkeypatch):
+    from diffnb import checkpoints
+    model = Denoiser(MLP(width=8, layers=1))
+    checkpoints.save(tmp_path/'m.safetensors', model)
+    before = (tmp_path/'m.safetensors').read_bytes()
+    def full(*_): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(checkpoints.os, 'replace', full)
+    with pytest.raises(ValueError, match='No space'): checkpoints.save(tmp_path/'m.safetensors', model)
+    assert (tmp_path/'m.safetensors').read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ['m.safetensors']
+
+
+def test_import_is_light():
+    code = "import sys, diffnb.training; print([m for m in ('accelerate', 'matplotlib', 'sklearn', 'fastprogress', 'torchvision', 'PIL', 'IPython', 'torch._dynamo') if m in sys.modules])"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
