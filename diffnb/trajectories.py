@@ -143,7 +143,7 @@ def still(
     grey[0].save(out, 'PNG', save_all=True, append_images=grey[1:], duration=[ms]*(len(grey) - 1) + [10*ms], loop=0, optimize=True)
     return out.getvalue() if out.tell() <= limit or n <= 2 else still(frames, n - 2, limit, ms)
 
-# %% ../nbs/05_trajectories.ipynb #ccaff224
+# %% ../nbs/05_trajectories.ipynb #063089a3
 @functools.lru_cache(1)
 def _scrubber():
     "The widget class; made on first use, since ipywidgets is heavy"
@@ -154,7 +154,7 @@ def _scrubber():
             n, size = len(frames), dict(width=f'{frames[0].width}px')
             self.slider = W.IntSlider(0, 0, n - 1, description='step', layout=W.Layout(width='320px'))
             self.play = W.Play(value=0, min=0, max=n - 1, interval=ms, description='play the walk')
-            self.stack = W.Stack([W.Image(value=png(f), format='png', alt=f'frame {i + 1} of {n}', layout=size) for i, f in enumerate(frames)], selected_index=0)
+            self.stack = W.Stack([W.Image(value=png(f), format='png', tooltip=f'frame {i + 1} of {n}', layout=size) for i, f in enumerate(frames)], selected_index=0)
             self.links = [W.jslink((self.play, 'value'), (self.slider, 'value')), W.jslink((self.slider, 'value'), (self.stack, 'selected_index'))]
             self.fallback = still(frames)
             super().__init__([W.HBox([self.play, self.slider]), self.stack])
