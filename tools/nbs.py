@@ -90,17 +90,17 @@ def check(files):
     return bad
 
 
-def readme(text_only=False):
+def readme():
     "README.md is the index notebook, as markdown; its pictures lie in nbs/images"
     from nbconvert import MarkdownExporter
     from traitlets.config import Config
     nb = nbformat.read(nbs/'index.ipynb', 4)
     nb.metadata['language_info'] = {'name': 'python'}
     cfg = Config({'RegexRemovePreprocessor': {'patterns': [r'#\|\s*hide'], 'enabled': True}})
-    for c in nb.cells: c['source'] = re.sub(r'^#\|.*\n', '', c['source'], flags=re.M) if not re.match(r'#\|\s*hide', c['source']) else c['source']
-    text, res = MarkdownExporter(config=cfg).from_notebook_node(nb)
-    for name in res['outputs']: text = re.sub(rf'!\[[^\]]*\]\({re.escape(name)}\)\n*', '', text)
-    text = text.replace('](images/', '](nbs/images/').replace('src="images/', 'src="nbs/images/')
+    for c in nb.cells:
+        if c.cell_type == 'code' and not re.match(r'#\|\s*hide', c.source): c.source, c.outputs = re.sub(r'^#\|.*\n', '', c.source, flags=re.M), []
+    text, _ = MarkdownExporter(config=cfg).from_notebook_node(nb)
+    text = text.replace('](images/', '](nbs/images/')
     text = re.sub(r'```\n\s*```python\n', '\n', text)                    # imports stand alone in a notebook, not in a README
     return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 
