@@ -13,10 +13,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
 from common import keep, turns
-from diffnb.all import EMA, Denoiser, Guess, UNet, batches, cosine, linear_beta, load_data, mix, timestep, to_float, train, unmix
+from diffnb.all import EMA, Denoiser, Guess, UNet, batches, cosine, families, linear_beta, load_data, mix, timestep, to_float, train, unmix
 
 bs, lr = 128, 1e-3
-seed_net = dict(width=16, mults=(1, 2, 4), block='ResBlock', groups=8, middle_attention=False)   # filled in by main: the seed's exact network
+seed_net = {**families['julia'], 'middle_attention': False}   # 376,913 parameters, DenoisingDiffusion.jl's
 
 
 def images():
