@@ -17,7 +17,7 @@ from .denoiser import Denoiser, bare
 from .schedules import from_cfg, schedules
 from .unet import MLP, ResidualUNet, UNet, UNetFixed, WithImage
 
-# %% ../nbs/09_checkpoints.ipynb #20571a44
+# %% ../nbs/09_checkpoints.ipynb #7b808ebd
 # The classes that files may name: add your own, known['Mine'] = Mine
 known = {c.__name__: c for c in (Denoiser, MLP, UNet, UNetFixed, ResidualUNet, WithImage)}
 
@@ -28,14 +28,15 @@ def build(
     name = cfg.get('name')
     if name in schedules: return from_cfg(cfg)
     if name not in known:
-        raise ValueError(f"{name!r} is not known: one of {', '.join([*known, *schedules])}; add a class of your own with `known['{name}'] = ...`, a schedule with @schedule")
+        raise ValueError(f"{name!r} is not known: one of {', '.join([*known, *schedules])}; "
+                         f"add a class of your own with `known['{name}'] = ...`, a schedule with @schedule")
     args = {k: build(v) if isinstance(v, dict) and 'name' in v else v for k, v in cfg.items() if k != 'name'}
     try: return known[name](**args)
     except TypeError as e: raise ValueError(f'{name} cannot be built from {args}: {e}') from None
 
-# %% ../nbs/09_checkpoints.ipynb #bc2da405
-_pickled = 'is a pickle, which could run any program on this computer: diffnb never opens one. Ask for the .safetensors file; or, if you made it yourself, ' \
-           'load it where you trust it and write it anew with diffnb.checkpoints.save'
+# %% ../nbs/09_checkpoints.ipynb #cc9db583
+_pickled = ('is a pickle, which could run any program on this computer: diffnb never opens one. Ask for the .safetensors file; '
+            'or, if you made it yourself, load it where you trust it and write it anew with diffnb.checkpoints.save')
 
 def header(
     fname, # A file
@@ -53,7 +54,8 @@ def header(
     if head is None:
         if first[:2] == b'PK' or first[:1] == b'\x80': raise ValueError(f'{fname} {_pickled}')
         raise ValueError(f'{fname} is not a safetensors file, or was cut off near its beginning ({size} bytes): copy or download it again')
-    if 8 + length + end != size: raise ValueError(f'{fname} was cut off: it has {size} bytes and should have {8 + length + end}. Copy or download it again')
+    if 8 + length + end != size:
+        raise ValueError(f'{fname} was cut off: it has {size} bytes and should have {8 + length + end}. Copy or download it again')
     return head
 
 # %% ../nbs/09_checkpoints.ipynb #bbce4b25
@@ -82,17 +84,20 @@ def _sync_folder(folder):
     try: os.fsync(fd)
     finally: os.close(fd)
 
-# %% ../nbs/09_checkpoints.ipynb #de467a0a
+# %% ../nbs/09_checkpoints.ipynb #edd0c000
 _form = 1 # Version of the layout of the JSON in our files
 
 def _read(fname, what):
     "Tensors and JSON of a file of ours, of the kind `what`"
     meta = header(fname).get('__metadata__', {}).get('diffnb')
-    if meta is None: raise ValueError(f'{fname} is a safetensors file, but not one of diffnb: it holds weights without the JSON that rebuilds a model. '
-                                      'Build the network yourself, give it these weights, and use save(fname, Denoiser(net))')
+    if meta is None:
+        raise ValueError(f'{fname} is a safetensors file, but not one of diffnb: it holds weights without the JSON that rebuilds a model. '
+                         'Build the network yourself, give it these weights, and use save(fname, Denoiser(net))')
     try: meta = json.loads(meta); found = meta['form'], meta['what'], meta['version']
     except (ValueError, KeyError, TypeError): raise ValueError(f'{fname}: its JSON is damaged: copy or download it again') from None
-    if found[0] > _form: raise ValueError(f'{fname} was written by diffnb {found[2]}, in form {found[0]}; this is diffnb {diffnb.__version__}, which reads form {_form}: update it')
+    if found[0] > _form:
+        raise ValueError(f'{fname} was written by diffnb {found[2]}, in form {found[0]}; '
+                         f'this is diffnb {diffnb.__version__}, which reads form {_form}: update it')
     if found[1] != what: raise ValueError(f'{fname} holds a {found[1]}, not a {what}: ' + ('use load' if found[1] == 'model' else 'use load_state'))
     return load_file(fname), meta
 
@@ -120,15 +125,15 @@ def save(
     except TypeError as e: raise ValueError(f'a note cannot be written as JSON: {e}') from None
     return _write(fname, tensors, meta)
 
-# %% ../nbs/09_checkpoints.ipynb #ab9a023a
+# %% ../nbs/09_checkpoints.ipynb #c153868b
 def _find(fname):
     "A file, the model of a run's folder, or a model that came with the package"
     given, home = Path(fname), Path(diffnb.__file__).parent
     if given.is_dir() and (given/'model.safetensors').exists(): return given/'model.safetensors'
     if given.exists(): return given
-    shipped = sorted(p.stem for p in home.glob('*.safetensors'))
+    shipped = [p.stem for p in sorted(home.glob('*.safetensors')) if '"what": "model"' in header(p).get('__metadata__', {}).get('diffnb', '')]
     if str(fname) in shipped: return home/f'{fname}.safetensors'
-    raise ValueError(f'{fname} is not there: no such file in {given.absolute().parent}; models that came with diffnb: {", ".join(shipped) or "none"}')
+    raise ValueError(f'{fname} is not there: check the path. Models that came with diffnb can be named too: {", ".join(shipped) or "there are none yet"}')
 
 def _fill(model, tensors, fname):
     "Put the numbers in, and say what does not fit"

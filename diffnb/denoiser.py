@@ -13,7 +13,7 @@ from torch import nn, Tensor
 from .angle import Guess, aim, mix, rates, targets, unmix
 from .schedules import cosine, from_betas, timestep
 
-# %% ../nbs/08_denoiser.ipynb #9950cf01
+# %% ../nbs/08_denoiser.ipynb #30b0c7d9
 class Scaled(nn.Module):
     "Something that lives in standardised coordinates and knows the way there and back"
     def __init__(self,
@@ -24,7 +24,8 @@ class Scaled(nn.Module):
         super().__init__()
         for name, stat in dict(mean=mean, std=std).items():
             self.register_buffer(name, torch.as_tensor(stat).detach().clone().float().flatten())
-        if not (self.std > 0).all(): raise ValueError(f'std={self.std.tolist()}: it must be above 0 (a channel that never changes has none: give it 1)')
+        if not (self.std > 0).all():
+            raise ValueError(f'std={self.std.tolist()}: it must be above 0 (a channel that never changes has none: give it 1)')
         self.shape = tuple(shape) if shape is not None else None
 
     def _column(self, stat, x):
@@ -55,7 +56,7 @@ def channel_stats(
     mean, std = x.mean(dims), x.std(dims, correction=0)
     return dict(mean=mean.float(), std=torch.where(std > 1e-8, std, 1.).float())
 
-# %% ../nbs/08_denoiser.ipynb #d9507532
+# %% ../nbs/08_denoiser.ipynb #6ec610c1
 def check_target(
     target:str, # A key of `targets`
     schedule,   # A function from [0, 1] to angles
@@ -65,7 +66,8 @@ def check_target(
     a, s = rates(float(schedule(1.)), torch.zeros(1, dtype=torch.float64))
     p, q = targets[target](a, s)
     if abs(a*q - s*p) < 1e-6:
-        raise ValueError(f"target {target!r} says nothing about x0 at 90 degrees, and {schedule} goes there: take target='v', or a schedule that stops earlier, such as cosine")
+        raise ValueError(f"target {target!r} says nothing about x0 at 90 degrees, and {schedule} goes there: "
+                         "take target='v', or a schedule that stops earlier, such as cosine")
 
 # %% ../nbs/08_denoiser.ipynb #1a5385f8
 errors = dict(                                                           # How large is an error? Element by element
@@ -83,7 +85,7 @@ weightings = {                                                           # (sign
     'min-snr': lambda a, s, gamma=5.: torch.minimum(a**2, gamma*s**2),   # Hang et al. 2023 (arXiv:2303.09556)
 }
 
-# %% ../nbs/08_denoiser.ipynb #6bf085df
+# %% ../nbs/08_denoiser.ipynb #505bff05
 def weigh(
     phi,             # Angle(s) in radians, one or `(B,)`
     target:str,      # What the network says: a key of `targets`
@@ -92,7 +94,8 @@ def weigh(
 )->Tensor:           # Weight on the squared error of the network: 0-dim, or `(B, 1, ..., 1)`
     "Translate a weight on the squared error of `x0` to the network's own target. Raises ValueError for an unknown name"
     if not callable(weight):
-        if weight not in weightings: raise ValueError(f'weight {weight!r} is not known: choose None, one of {", ".join(weightings)}, or a function of the two rates')
+        if weight not in weightings:
+            raise ValueError(f'weight {weight!r} is not known: choose None, one of {", ".join(weightings)}, or a function of the two rates')
         weight = weightings[weight]
     a, s = rates(phi, x)
     p, q = targets[target](a, s)
@@ -191,7 +194,7 @@ class Denoiser(Scaled):
 
     def extra_repr(self): return f'target={self.target}, schedule={self.schedule}'
 
-# %% ../nbs/08_denoiser.ipynb #c4fe34bb
+# %% ../nbs/08_denoiser.ipynb #b795cc97
 class Timed(nn.Module):
     "A network that wants the number of a step where ours want an angle"
     def __init__(self,
@@ -213,7 +216,8 @@ def from_diffusers(
     "A `Denoiser` around a network trained with diffusers. Raises ValueError where the scheduler has no betas or predicts something else"
     said = dict(epsilon='eps', sample='x0', v_prediction='v')
     kind = getattr(scheduler.config, 'prediction_type', 'epsilon')
-    if getattr(scheduler, 'betas', None) is None: raise ValueError(f'{type(scheduler).__name__} has no betas: only schedulers of the DDPM family can be translated')
+    if getattr(scheduler, 'betas', None) is None:
+        raise ValueError(f'{type(scheduler).__name__} has no betas: only schedulers of the DDPM family can be translated')
     if kind not in said: raise ValueError(f'prediction_type {kind!r} is not known: one of {", ".join(said)}')
     schedule = from_betas(betas=scheduler.betas.double().tolist())
     return Denoiser(Timed(unet, schedule), said[kind], schedule).eval()

@@ -90,7 +90,7 @@ def lr_at(
     share = (step - warmup)/max(steps - warmup, 1)
     return lr_end + (lr - lr_end)*(1 + math.cos(math.pi*share))/2
 
-# %% ../nbs/10_training.ipynb #98947809
+# %% ../nbs/10_training.ipynb #104bc53d
 optimisers = dict( # (weights, learning rate) -> optimiser; add your own
     adamw = torch.optim.AdamW,
     adam  = torch.optim.Adam,
@@ -106,11 +106,12 @@ def optimiser(
 ):                     # A `torch.optim.Optimizer`
     "Make an optimiser by name. Raises ValueError for a name that is not known"
     if isinstance(opt, torch.optim.Optimizer): return opt
-    if not callable(opt) and opt not in optimisers: raise ValueError(f'opt {opt!r} is not known: one of {", ".join(optimisers)}, or a torch optimiser')
+    if not callable(opt) and opt not in optimisers:
+        raise ValueError(f'opt {opt!r} is not known: one of {", ".join(optimisers)}, or a torch optimiser')
     make = opt if callable(opt) else optimisers[opt]
     return make([p for p in model.parameters() if p.requires_grad], lr=lr, **({} if decay is None else dict(weight_decay=decay)))
 
-# %% ../nbs/10_training.ipynb #58f07b10
+# %% ../nbs/10_training.ipynb #d5f90524
 def knows_bf16(
     device='cpu', # A device
 )->bool:          # Whether it computes with bfloat16 itself, rather than by way of float32
@@ -132,9 +133,10 @@ def pays_channels_last(
 
 def _autocast(precision, x):
     "The context for the forward pass"
-    if precision not in (None, 'auto', 'bf16'): raise ValueError(f"precision {precision!r} is not known: choose None (float32), 'bf16' or 'auto'; float16 goes through an accelerator")
-    if precision == 'bf16' or precision == 'auto' and x.ndim == 4 and knows_bf16(x.device): return torch.autocast(x.device.type, torch.bfloat16)
-    return nullcontext()
+    if precision not in (None, 'auto', 'bf16'):
+        raise ValueError(f"precision {precision!r} is not known: choose None (float32), 'bf16' or 'auto'; float16 goes through an accelerator")
+    half = precision == 'bf16' or precision == 'auto' and x.ndim == 4 and knows_bf16(x.device)
+    return torch.autocast(x.device.type, torch.bfloat16) if half else nullcontext()
 
 # %% ../nbs/10_training.ipynb #b18a4828
 def gradients(
@@ -160,7 +162,7 @@ def gradients(
         items.append(loss.detach())
     return torch.cat(items)
 
-# %% ../nbs/10_training.ipynb #34fc81fc
+# %% ../nbs/10_training.ipynb #a9763d68
 def _told(model, y):
     "The labels, or None for a network that has no use for them"
     net = bare(model.net)
@@ -173,7 +175,8 @@ def _batch(batches, i, model, accumulate):
     batch = next(batches, None)
     if batch is None: raise ValueError(f'the batches ended before step {i}: give an endless iterator, such as batches(data, bs)')
     x0, y = batch if isinstance(batch, (tuple, list)) else (batch, None)
-    if not isinstance(x0, Tensor) or x0.ndim < 2: raise ValueError(f'batch {i} is no tensor (B, ...): give an iterator of (x0, y), such as batches(data, bs)')
+    if not isinstance(x0, Tensor) or x0.ndim < 2:
+        raise ValueError(f'batch {i} is no tensor (B, ...): give an iterator of (x0, y), such as batches(data, bs)')
     if len(x0) < accumulate: raise ValueError(f'batch {i} has {len(x0)} items, too few for accumulate={accumulate}')
     if model.shape is None: model.shape = tuple(x0.shape[1:])
     if x0.shape[1:] != model.shape: raise ValueError(f'batch {i} has items of shape {tuple(x0.shape[1:])}, and the model is for {model.shape}')
@@ -184,9 +187,11 @@ def _batch(batches, i, model, accumulate):
 def _check_finite(items, norm, d, i):
     "Stop before the weights are touched"
     if items.isfinite().all() and math.isfinite(norm): return
-    bad = (~items.isfinite()).nonzero().flatten()
-    where = f'items {bad[:5].tolist()} of the batch, at angles {[round(a) for a in torch.rad2deg(d.phi[bad[:5].cpu()]).tolist()]} degrees' if len(bad) else 'the gradient, not the loss'
-    raise ValueError(f'step {i}, batch {i}: the loss is not finite ({where}). The weights were not changed. Look at that batch; a smaller lr, clip=1. or float32 may help')
+    bad = (~items.isfinite()).nonzero().flatten()[:5]
+    degrees = torch.rad2deg(d.phi[bad]).round().int().tolist()
+    where = f'items {bad.tolist()} of the batch, at {degrees} degrees' if len(bad) else 'only its gradient is to blame'
+    raise ValueError(f'step {i}, batch {i}: the loss is not finite ({where}). The weights were not changed. '
+                     'Look at that batch; a smaller lr, clip=1. or float32 may help')
 
 # %% ../nbs/10_training.ipynb #bcbc3570
 class Log(NamedTuple):
@@ -199,7 +204,7 @@ class Log(NamedTuple):
     norm:float    # Length of the gradient before clipping
     speed:float   # Items per second, the body of your loop not counted
 
-# %% ../nbs/10_training.ipynb #379d4885
+# %% ../nbs/10_training.ipynb #35dec66b
 def train(
     model:Denoiser,       # Is changed in place; on the device where it shall be trained
     batches,              # Endless iterator of (x0, y) or x0: `batches(data, bs)`; begins with batch number `start`
@@ -220,7 +225,7 @@ def train(
     start=0,              # Steps taken already: to go on with a run
     accelerator=None,     # An `accelerate.Accelerator`, for several processes or float16
 )->Iterator[Log]:         # One `Log` after each step
-    "Take steps; the model is in eval mode whenever you have the word. Raises ValueError for bad settings at once, and for a bad batch or a loss that is not finite"
+    "Take steps; the model is in eval mode whenever you have the word. Raises ValueError for bad settings, a bad batch, a loss that is not finite"
     if not 0 <= start <= steps: raise ValueError(f'start={start}, steps={steps}: `steps` counts the whole run, the {start} steps taken already too')
     if accumulate < 1 or clip <= 0: raise ValueError(f'accumulate={accumulate}, clip={clip}: at least 1, and above 0 (math.inf never clips)')
     if not 0 <= forget <= 1: raise ValueError(f'forget={forget}: a probability lies between 0 and 1')
@@ -231,7 +236,8 @@ def train(
     if lr is None: rate = lambda i: opt.param_groups[0]['lr']
     else: rate = lambda i: lr_at(i, steps, lr, warmup, lr_end)
     drawing = dict(forget_p=forget, perturb=perturb, stratified=stratified)
-    return _train(model, iter(batches), range(start, steps), opt, rate, clip, seed, drawing, dict(kind=kind, weight=weight, precision=precision, accumulate=accumulate), accelerator)
+    settings = dict(kind=kind, weight=weight, precision=precision, accumulate=accumulate)
+    return _train(model, iter(batches), range(start, steps), opt, rate, clip, seed, drawing, settings, accelerator)
 
 # %% ../nbs/10_training.ipynb #e6020bdb
 @contextmanager
@@ -324,7 +330,7 @@ def by_angle(
     some = count > 0
     return ((torch.arange(bins) + .5)*90/bins)[some], (total[some]/count[some]).float()
 
-# %% ../nbs/10_training.ipynb #3bcc5b7b
+# %% ../nbs/10_training.ipynb #419f4b51
 class History:
     "What a run has told: one row per step, and the losses and angles of the latest items"
     def __init__(self,
@@ -344,7 +350,8 @@ class History:
     def __len__(self): return len(self.rows)
     def __repr__(self):
         if not self.rows: return 'History: no step yet'
-        return f"History: {self.rows[-1]['step']} steps, loss {sum(self.column('loss')[-50:])/len(self.rows[-50:]):.4f}" + (f", validation {self.column('valid')[-1]:.4f}" if self.column('valid') else '') + self.stopped
+        loss, valid = self.column('loss')[-50:], self.column('valid')[-1:]
+        return f"History: {self.rows[-1]['step']} steps, loss {sum(loss)/len(loss):.4f}" + ''.join(f', validation {v:.4f}' for v in valid) + self.stopped
 
 # %% ../nbs/10_training.ipynb #6ca460f8
 def smooth(
@@ -420,12 +427,12 @@ class _Stopper:
         for s, handler in self.old.items(): signal.signal(s, handler)
         if self.hit == signal.SIGTERM: os.kill(os.getpid(), signal.SIGTERM)          # files are safe: now do as we were told
 
-# %% ../nbs/10_training.ipynb #2a45db3e
+# %% ../nbs/10_training.ipynb #379d1893
 class _Report:
     "Say how it goes, in the way that suits the place"
     def __init__(self, start, steps, history, progress):
         from fastprogress import fastprogress as fp
-        self.start, self.history, self.every, self.next_plot, self.next_line = start, history, max(1, (steps - start)//10), time.time() + 3, 0
+        self.start, self.history, self.every, self.next_plot, self.valid = start, history, max(1, (steps - start)//10), time.time() + 3, None
         self.notebook = progress and fp.IN_NOTEBOOK
         self.lines = progress and not self.notebook and not sys.stdout.isatty()
         self.bar = fp.progress_bar(range(steps - start)) if progress and not self.lines and steps > start else None
@@ -433,9 +440,11 @@ class _Report:
         if self.bar is not None: self.bar.update(0)
 
     def __call__(self, log, done):
-        text = f'loss {log.loss:.4f}' + (f", validation {self.history.column('valid')[-1]:.4f}" if self.history.column('valid') else '') if self.bar is not None or self.lines else ''
+        self.valid = self.history.rows[-1].get('valid') or self.valid
+        text = f'loss {log.loss:.4f}' + (f', validation {self.valid:.4f}' if self.valid else '')
         if self.bar is not None: self.bar.comment = text; self.bar.update(log.step - self.start)
-        if self.lines and (done or (log.step - self.start) % self.every == 0): print(f'step {log.step}: {text}, {log.speed:.0f} items/s', flush=True)
+        if self.lines and (done or (log.step - self.start) % self.every == 0):
+            print(f'step {log.step}: {text}, {log.speed:.0f} items/s', flush=True)
         if self.notebook and (done or time.time() > self.next_plot): self.plot()
 
     def plot(self):
@@ -450,14 +459,15 @@ class _Report:
         if name in self.plots: self.plots[name].update(what)
         else: self.plots[name] = display(what, display_id=True)
 
-# %% ../nbs/10_training.ipynb #280bfa30
+# %% ../nbs/10_training.ipynb #dd235d3d
 def _settings(model, x, bs, seed, flip):
     "What must be the same for a run to go on exactly"
     return dict(model=bare(model).cfg, items=len(x), bs=bs, seed=seed, flip=flip)
 
 def _keep_state(folder, step, model, ema, opt, more):
     "Write the state of a run, and take away all but the newest two"
-    save_state(folder/f'state-{step:08}.safetensors', dict(step=step, model=bare(model).state_dict(), ema=ema.state_dict(), opt=opt.state_dict(), **more))
+    parts = dict(model=bare(model.net).state_dict(), ema=ema.state_dict(), opt=opt.state_dict())
+    save_state(folder/f'state-{step:08}.safetensors', dict(step=step, **parts, **more))
     for old in sorted(folder.glob('state-*.safetensors'))[:-2]: old.unlink()
 
 def _newest_state(folder):
@@ -470,18 +480,20 @@ def _newest_state(folder):
 def _restore(state, settings, model, ema, opt):
     "Put a state back. Raises ValueError where it belongs to another run"
     for k, v in json.loads(json.dumps(settings)).items():
-        if state['settings'].get(k) != v: raise ValueError(f"resume: the run in this folder had {k}={state['settings'].get(k)}, and now it is {v}: give the same, or another folder")
-    model.load_state_dict(state['model']); ema.load_state_dict(state['ema']); opt.load_state_dict(state['opt'])
+        if state['settings'].get(k) != v:
+            raise ValueError(f"resume: the run in this folder had {k}={state['settings'].get(k)}, and now it is {v}: give the same, or another folder")
+    model.net.load_state_dict(state['model']); ema.load_state_dict(state['ema']); opt.load_state_dict(state['opt'])
 
-# %% ../nbs/10_training.ipynb #a22bf8e4
+# %% ../nbs/10_training.ipynb #3e4fb3e0
 class _Table:
     "log.csv: one line per step, readable while it grows"
     names = 'step', 'loss', 'lr', 'norm', 'speed', 'valid'
     def __init__(self, folder, history, start):
         fname = folder/'log.csv'
         if start and fname.exists():                                                   # lines after the state belong to steps that are taken again
-            with open(fname, newline='') as f: rows = [{k: float(v) if v else None for k, v in r.items() if k in self.names} for r in csv.DictReader(f)]
-            history.rows = [{**r, 'step': int(r['step'])} for r in rows if None not in (r.get('step'), r.get('loss')) and r['step'] <= start]
+            with open(fname, newline='') as f: lines = [r for r in csv.DictReader(f) if r['speed']]     # the last may be half a line
+            rows = [{k: float(v) for k, v in r.items() if k in self.names and v} for r in lines]
+            history.rows = [{**r, 'step': int(r['step'])} for r in rows if r['step'] <= start]
         self.file = open(fname, 'w', newline='', buffering=1)
         self.write = csv.DictWriter(self.file, self.names, extrasaction='ignore')
         self.write.writeheader()
@@ -524,7 +536,7 @@ class _Run:
         save(self.folder/'checkpoints'/f'{step:08}.safetensors', self.ema, steps=step)
         for old in sorted((self.folder/'checkpoints').glob('*.safetensors'))[:-self.keep]: old.unlink()
 
-# %% ../nbs/10_training.ipynb #ef1d36fd
+# %% ../nbs/10_training.ipynb #d7394f8e
 def _split(data, valid, seed):
     "Training data, and what is held out"
     if valid is None or not isinstance(valid, (int, float)): return data, valid
@@ -532,7 +544,10 @@ def _split(data, valid, seed):
     x = data[0] if isinstance(data, tuple) else data
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(_number('split', seed)))
     n = max(1, round(valid*len(x)))
-    pick = lambda idx: type(data)(*(t[idx] if isinstance(t, Tensor) else t for t in data)) if hasattr(data, '_fields') else tuple(None if t is None else t[idx] for t in data) if isinstance(data, tuple) else data[idx]
+    def pick(idx):
+        if not isinstance(data, tuple): return data[idx]
+        parts = [t[idx] if isinstance(t, Tensor) else t for t in data]
+        return type(data)(*parts) if hasattr(data, '_fields') else tuple(parts)
     return pick(order[n:]), pick(order[:n])
 
 def _folder(folder, resume, accelerator):
@@ -553,7 +568,7 @@ def _accelerator(accelerator, precision):
     from accelerate import Accelerator
     return Accelerator(mixed_precision='no' if precision in (None, 'auto', 'bf16') else precision)
 
-# %% ../nbs/10_training.ipynb #864dd6e9
+# %% ../nbs/10_training.ipynb #fa7b845d
 def fit(
     model:Denoiser,     # Is trained in place
     data,               # `Images`, a tensor `(N, ...)`, or (x, y)
@@ -598,13 +613,16 @@ def fit(
     if state: _restore(state, settings, model, average, optim)
     start = state['step'] if state else 0
     report = _Report(start, steps, history, progress and main)
-    run = _Run(model=model, ema=average, opt=optim, history=history, folder=folder if main else None, every=_rhythm(every, steps), valid=valid, steps=steps, keep=keep,
-               patience=patience, settings=settings, measure={k: more[k] for k in ('kind', 'weight') if k in more}, report=report, accelerator=accelerator)
+    run = _Run(model=model, ema=average, opt=optim, history=history, folder=folder if main else None, valid=valid, steps=steps, keep=keep,
+               every=_rhythm(every, steps), patience=patience, settings=settings, report=report, accelerator=accelerator,
+               measure={k: more[k] for k in ('kind', 'weight') if k in more})
     if state: run.best, run.waited = state['best'], state['waited']
     if run.folder: run.table = _Table(folder, history, start)
     ranks = dict(rank=accelerator.process_index, world=accelerator.num_processes) if accelerator else {}
-    loop = train(model, make_batches(data, bs, seed, start, flip, **ranks), steps, lr, optim, lr_end, min(500, steps//20) if warmup is None else warmup,
-                 precision=None if accelerator and accelerator.mixed_precision != 'no' else precision, seed=seed, start=start, accelerator=accelerator, **more)
+    if warmup is None: warmup = min(500, steps//20)
+    if accelerator and accelerator.mixed_precision != 'no': precision = None              # it sees to that itself
+    loop = train(model, make_batches(data, bs, seed, start, flip, **ranks), steps, lr, optim, lr_end, warmup,
+                 precision=precision, seed=seed, start=start, accelerator=accelerator, **more)
     return _drive(loop, run, start)
 
 # %% ../nbs/10_training.ipynb #c4087146

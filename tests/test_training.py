@@ -102,9 +102,9 @@ def test_two_processes(straight, tmp_path):
     both = [start(tmp_path, MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE='2', RANK=str(r), LOCAL_RANK=str(r), ACCELERATE_USE_CPU='true') for r in (0, 1)]
     for p in both: finish(p)
     a, b = load(straight), load(tmp_path)
-    for x, y in zip(a.state_dict().values(), b.state_dict().values()): torch.testing.assert_close(x, y, rtol=0, atol=2e-3)
+    for x, y in zip(a.state_dict().values(), b.state_dict().values()): torch.testing.assert_close(x, y, rtol=0, atol=1e-5)
     losses = [[float(line.split(',')[1]) for line in (f/'log.csv').read_text().splitlines()[1:]] for f in (straight, tmp_path)]
-    torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-5, atol=1e-5)
 
 
 def test_patience_stops():
