@@ -44,7 +44,7 @@ def mix(
     a, s = _rates(phi, x0)
     return a*x0 + s*eps
 
-# %% ../nbs/01_angle.ipynb #100589c8
+# %% ../nbs/01_angle.ipynb #a3506a87
 targets = dict(                       # What a network may be asked for: (signal rate, noise rate) -> the pair (p, q) of p*x0 + q*eps
     x0   = lambda a, s: (1., 0.),     # the clean data
     eps  = lambda a, s: (0., 1.),     # the noise: DDPM (Ho et al. 2020)
@@ -53,6 +53,7 @@ targets = dict(                       # What a network may be asked for: (signal
 )
 
 def _pair(target, a, s):
+    "The pair (p, q) of a target at these rates. Raises `ValueError` for a name that is not in `targets`"
     if target not in targets: raise ValueError(f'target {target!r} is not known: choose one of {", ".join(targets)}')
     return targets[target](a, s)
 

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Mixture', 'mixture', 'ideal', 'score']
 
-# %% ../nbs/03_oracle.ipynb #1789835a
+# %% ../nbs/03_oracle.ipynb #4dda36ea
 import math
 import torch
 from torch import Tensor
-from .angle import Guess, rates, unmix
+from .angle import rates, unmix
 
-# %% ../nbs/03_oracle.ipynb #bd812334
+# %% ../nbs/03_oracle.ipynb #4959b612
 class Mixture:
     "The exact denoiser for data that is a mixture of equal round Gaussians (or, at `std=0`, of points)"
     def __init__(self,
@@ -19,6 +19,7 @@ class Mixture:
         std=0.,         # Standard deviation of every blob, 0 for points
         weights=None,   # `(K,)`, any positive numbers; equal when None
     ):
+        if not isinstance(means, Tensor): raise ValueError(f'{type(means).__name__}: give a tensor of items as the diffusion sees them, such as to_float(data.x)')
         if means.ndim < 2 or not len(means): raise ValueError(f'means has shape {tuple(means.shape)}: give a stack of items, (K, ...)')
         if not means.isfinite().all(): raise ValueError('means holds numbers that are not finite: remove them first')
         if std < 0: raise ValueError(f'std={std}: it cannot be negative')
@@ -32,23 +33,31 @@ class Mixture:
         a, s = rates(phi, x.flatten(1))                                  # scalars or (B, 1)
         mu, z = self.means.flatten(1).to(x), x.flatten(1)                # (K, D), (B, D)
         if mu.shape[1] != z.shape[1]: raise ValueError(f'items of {tuple(x.shape[1:])} for an oracle of {tuple(self.means.shape[1:])}')
-        v = (a**2*self.std**2 + s**2).clamp_min(1e-20)
+        var = (a**2*self.std**2 + s**2).clamp_min(1e-20)
         far = (z**2).sum(1, True) - 2*a*z@mu.T + a**2*(mu**2).sum(1)     # squared distances, (B, K)
         near = far.min(1, True).values
-        return (near - far)/(2*v) + self.log_w.to(x), near, a, v
+        return (near - far)/(2*var) + self.log_w.to(x), near, a, var
 
-    def __call__(self, x, phi, cond=None):
-        "The best guess: `(B, ...)` at angle `phi` (one or `(B,)`) to `Guess`"
-        logits, _, a, v = self.logits(x, phi)
+    def __call__(self,
+        x:Tensor,  # Mixtures, `(B, ...)`
+        phi,       # Angle in radians, one or `(B,)`
+        cond=None, # Ignored: an oracle has no labels
+    ):             # `Guess`, both halves shaped as `x`
+        "The best guess that anybody could make"
+        logits, _, a, var = self.logits(x, phi)
         mean = (logits.softmax(1)@self.means.flatten(1).to(x))           # (B, D)
-        x0 = mean + a*self.std**2/v*(x.flatten(1) - a*mean)
+        x0 = mean + a*self.std**2/var*(x.flatten(1) - a*mean)
         return unmix(x, x0.view_as(x), phi, 'x0')
 
-    def log_prob(self, x, phi):
-        "Log density of the noisy mixtures at angle `phi`, `(B,)`"
-        logits, near, a, v = self.logits(x, phi)
-        z = torch.logsumexp(logits, 1) - torch.logsumexp(self.log_w.to(x), 0) - near[:, 0]/(2*v).expand(len(x), 1)[:, 0]
-        return z - .5*x.flatten(1).shape[1]*torch.log(2*math.pi*v).expand(len(x), 1)[:, 0]
+    def log_prob(self,
+        x:Tensor, # Mixtures, `(B, ...)`
+        phi,      # Angle in radians, one or `(B,)`
+    )->Tensor:    # `(B,)`
+        "Log density of the noisy mixtures at angle `phi`"
+        logits, near, a, var = self.logits(x, phi)
+        dims, var = x[0].numel(), var.expand(len(x), 1)[:, 0]
+        log_p = torch.logsumexp(logits, 1) - torch.logsumexp(self.log_w.to(x), 0) - near[:, 0]/(2*var)
+        return log_p - .5*dims*torch.log(2*math.pi*var)
 
 # %% ../nbs/03_oracle.ipynb #be244ef1
 def mixture(

@@ -7,13 +7,12 @@ __all__ = ['schedules', 'linear_beta', 'quadratic_beta', 'constant_beta', 'from_
            'schedule', 'cosine', 'karras', 'lognormal', 'flow', 'plot_schedules', 'alpha_bar', 'sigma', 'log_snr',
            'betas', 'path', 'timestep', 'from_cfg']
 
-# %% ../nbs/02_schedules.ipynb #d99dc443
+# %% ../nbs/02_schedules.ipynb #045a155e
 import functools, inspect, math, warnings
 import torch
 from torch import Tensor
-from .angle import rates
 
-# %% ../nbs/02_schedules.ipynb #6c938c74
+# %% ../nbs/02_schedules.ipynb #6101647c
 schedules = {} # Every schedule by its name: how a checkpoint finds its own again
 
 class Schedule:
@@ -26,7 +25,11 @@ class Schedule:
         functools.update_wrapper(self, fn)
         self.fn, self.name, self.spacing, self.bound = fn, fn.__name__, spacing or 'trailing', bound or {}
 
-    def __call__(self, t=None, **settings):
+    def __call__(self,
+        t=None,     # Times in [0, 1], of any shape: angles in radians come back, float64 on a CPU; None: bind the settings instead
+        **settings, # Settings of the schedule, by name
+    ):
+        "Angles at the times `t`; or, without times, a copy with the settings bound. Raises `ValueError` for an unknown or impossible setting"
         unknown = set(settings) - set(inspect.signature(self.fn).parameters)
         if unknown: raise ValueError(f'{self.name} has no setting {", ".join(unknown)}: it is {self.name}{inspect.signature(self.fn)}')
         if t is None: return self.check(Schedule(self.fn, self.spacing, {**self.bound, **settings}))
@@ -35,14 +38,23 @@ class Schedule:
         if t.numel() and not (t.min() >= 0 and t.max() <= 1): raise ValueError(f'times lie between 0 and 1, not {t.min():.3g} to {t.max():.3g}')
         return self.fn(t, **{**self.bound, **settings})
 
-    def check(self, new): new([0., 1.]); return new                          # a bad setting is refused at once
+    def check(self, new):
+        "Refuse a bad setting at once, not when it is first used"
+        new([0., 1.])
+        return new
 
     @property
-    def settings(self): return {k: self.bound.get(k, p.default) for k, p in inspect.signature(self.fn).parameters.items() if k != 't'}
+    def settings(self):
+        "Every setting by its name, bound or default"
+        return {k: self.bound.get(k, p.default) for k, p in inspect.signature(self.fn).parameters.items() if k != 't'}
     @property
-    def T(self): return self.fn.steps(**self.settings) if hasattr(self.fn, 'steps') else None
+    def T(self):
+        "Number of steps; None for a curve without a table"
+        return self.fn.steps(**self.settings) if hasattr(self.fn, 'steps') else None
     @property
-    def cfg(self): return dict(name=self.name, **{k: _plain(v) for k, v in self.settings.items()})
+    def cfg(self):
+        "Name and settings as JSON would have them: `from_cfg` reads it"
+        return dict(name=self.name, **{k: _plain(v) for k, v in self.settings.items()})
     def __eq__(self, other): return isinstance(other, Schedule) and self.cfg == other.cfg
     def __hash__(self): return hash(str(self.cfg))
     def __repr__(self): return f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in self.bound.items())})"
@@ -114,8 +126,9 @@ def _from_recipe(fn, recipe):
 
 def _frozen(v): return tuple(_frozen(o) for o in v) if isinstance(v, (list, tuple)) else tuple(v.tolist()) if isinstance(v, Tensor) else v
 
-# %% ../nbs/02_schedules.ipynb #2f10e6f3
+# %% ../nbs/02_schedules.ipynb #e82fc67f
 def _linear(T, beta, scale):
+    "T betas from the first to the last, perhaps times 1000/T"
     if not (isinstance(T, int) and T > 0): raise ValueError(f'T={T!r}: give the number of steps, a whole number from 1 on')
     k = 1000/T if scale else 1
     return torch.linspace(beta[0]*k, beta[1]*k, T, dtype=torch.float64)
@@ -129,7 +142,7 @@ def linear_beta(
     "Betas that grow linearly: DDPM (Ho et al. 2020, arXiv:2006.11239)"
 linear_beta = _from_recipe(linear_beta, _linear)
 
-# %% ../nbs/02_schedules.ipynb #e1a515d7
+# %% ../nbs/02_schedules.ipynb #83564b88
 def _quadratic(T, beta): return _linear(T, (beta[0]**.5, beta[1]**.5), False)**2
 def _constant(T, beta): return _linear(T, (beta, beta), False)
 def _given(betas):
@@ -141,7 +154,7 @@ def quadratic_beta(
     T=1000,           # Number of steps
     beta=(1e-4, .02), # First and last beta
 ):                    # Angles in radians
-    "Betas whose roots grow linearly: the 'quad' schedule of DDIM (Song et al. 2020) and, with (.00085, .012), of Stable Diffusion"
+    "Betas whose roots grow linearly: 'quad' in the published code of DDPM and DDIM; with (.00085, .012), Stable Diffusion's"
 quadratic_beta = _from_recipe(quadratic_beta, _quadratic)
 
 def constant_beta(
@@ -159,8 +172,9 @@ def from_betas(
     "The schedule of any list of betas"
 from_betas = _from_recipe(from_betas, _given)
 
-# %% ../nbs/02_schedules.ipynb #45fb6c83
+# %% ../nbs/02_schedules.ipynb #e78cc561
 def _nichol(T, s, cap):
+    "The betas of a wish for alpha_bar, capped"
     at = (torch.arange(_linear(T, (0, 0), False).numel() + 1).double()/T + s)/(1 + s)
     abar = (at*math.pi/2).cos()**2
     return (1 - abar[1:]/abar[:-1]).clamp(0, cap)
@@ -207,7 +221,7 @@ def flow(
     t = shift*t / (1 + (shift - 1)*t)
     return torch.atan2(t, 1 - t)
 
-# %% ../nbs/02_schedules.ipynb #748686bb
+# %% ../nbs/02_schedules.ipynb #204e2f28
 def plot_schedules(
     curves=None, # Schedules to draw: a dict of name -> schedule, or a list; all without obligatory settings when None
     n=20,        # Stops on the quarter circle
@@ -223,8 +237,8 @@ def plot_schedules(
         phi, r = curve(stops), 1 + .07*i
         right.plot(r*phi.cos(), r*phi.sin(), 'o', ms=3, color=f'C{i}')
     left.set(xlabel='time t', ylabel='angle in degrees', yticks=range(0, 91, 15)); left.grid(alpha=.3); left.legend(fontsize=8)
-    right.set(aspect='equal'); right.axis('off')
-    right.annotate('image', (.9, -.08)); right.annotate('noise', (-.02, 1 + .07*i + .06))
+    right.set(aspect='equal', ylim=(-.15, 1.15 + .07*i)); right.axis('off')
+    right.text(.9, -.12, 'image'); right.text(-.02, 1.06 + .07*i, 'noise')
     return left, right
 
 # %% ../nbs/02_schedules.ipynb #a880667b
@@ -265,8 +279,9 @@ def _warn_unless_noise(phi, schedule):
         warnings.warn(f'{schedule} starts at {math.degrees(float(phi)):.1f} degrees, where {left:.0%} of the signal is still there: sampling from pure noise '
                       'will not match training. Use a schedule that reaches noise, such as cosine, or rescale(schedule=...)', stacklevel=3)
 
-# %% ../nbs/02_schedules.ipynb #1f57832b
+# %% ../nbs/02_schedules.ipynb #df0383d0
 def _stretched(t, schedule):
+    "Signal rates moved so that the last is 0, and stretched so that the first stays"
     T = getattr(schedule, 'T', None) or 1000
     first, last = schedule(torch.tensor([1/T, 1.]).double()).cos().to(t)
     signal = (schedule(t).cos() - last) * first/(first - last)
