@@ -11,12 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# %% ../nbs/01_angle.ipynb #a0f4dded
+# %% ../nbs/01_angle.ipynb #60f9fbe9
 def rates(
     phi,      # Noise level(s) in radians, 0 to pi/2: a number or 0-dim tensor for the whole batch, or `(B,)` for one per item
     x:Tensor, # What the rates will multiply, `(B, ...)`: they take its dtype, and per-item rates its device and rank
 ):            # Signal rate `cos(phi)` and noise rate `sin(phi)`: 0-dim CPU tensors, or of shape `(B, 1, ..., 1)`
     "How much of the data and how much of the noise a mixture at angle `phi` holds"
+    if not x.is_floating_point(): raise ValueError(f'x is {x.dtype}: mixtures are floating point; turn bytes into [-1, 1] first')
     if not isinstance(phi, Tensor): phi = torch.tensor(phi, dtype=torch.float64)
     if phi.ndim == 0:
         phi = phi.to('cpu', torch.float64)
@@ -27,14 +28,15 @@ def rates(
     a, s = (r.to(x.device, x.dtype).view(-1, *[1]*(x.ndim - 1)) for r in (phi.cos(), phi.sin()))
     return a, s
 
-# %% ../nbs/01_angle.ipynb #95326eab
+# %% ../nbs/01_angle.ipynb #e37072b2
 def _rates(phi, x):
-    "As `rates`, but plain numbers for a single angle"
-    if isinstance(phi, Tensor) and phi.ndim: return rates(phi, x)
+    "As `rates`, but plain numbers for a single angle, which is also checked: somebody will hand over degrees"
+    if isinstance(phi, Tensor) and phi.ndim or not x.is_floating_point(): return rates(phi, x)
     phi = float(phi)
+    if not -1e-6 <= phi <= math.pi/2 + 1e-6: raise ValueError(f'phi={phi:.4g}: angles are radians between 0 and pi/2; math.radians turns degrees into them')
     return math.cos(phi), math.sin(phi)
 
-# %% ../nbs/01_angle.ipynb #9af39553
+# %% ../nbs/01_angle.ipynb #b93634b5
 def mix(
     x0:Tensor,  # Clean data, `(B, ...)`
     eps:Tensor, # Noise, shaped as `x0`, of mean 0 and variance 1
@@ -42,6 +44,7 @@ def mix(
 )->Tensor:      # The noisy mixture, shaped as `x0`
     "The forward process: turn `x0` towards `eps` by `phi`. DDPM (Ho et al. 2020, arXiv:2006.11239), equation 4"
     a, s = _rates(phi, x0)
+    if x0.shape != eps.shape: raise ValueError(f'x0 has shape {tuple(x0.shape)} and eps {tuple(eps.shape)}: the two halves of a mixture have one shape')
     return a*x0 + s*eps
 
 # %% ../nbs/01_angle.ipynb #a3506a87
@@ -74,7 +77,7 @@ class Guess(NamedTuple):
     x0:Tensor  # The clean half, `(B, ...)`
     eps:Tensor # The noisy half, `(B, ...)`
 
-# %% ../nbs/01_angle.ipynb #fa183816
+# %% ../nbs/01_angle.ipynb #e5ab02b6
 def unmix(
     x:Tensor,       # The mixture, `(B, ...)`
     f:Tensor,       # What the network said of it, shaped as `x`
@@ -83,6 +86,7 @@ def unmix(
 )->Guess:           # Both halves, shaped as `x`; at 0 `eps` is 0, and at pi/2 with 'eps' `x0` is 0: the half that `x` and `f` leave open
     "Solve `x = a*x0 + s*eps` and `f = p*x0 + q*eps` for `x0` and `eps`"
     a, s = _rates(phi, x)
+    if x.shape != f.shape: raise ValueError(f'x has shape {tuple(x.shape)} and the answer {tuple(f.shape)}: they must agree')
     p, q = _pair(target, a, s)
     det = a*q - s*p
     lost = 1*(abs(det) < 1e-6)                             # 1 where f says only what x says already

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from .angle import rates, unmix
 
-# %% ../nbs/03_oracle.ipynb #4959b612
+# %% ../nbs/03_oracle.ipynb #dcaaf5e7
 class Mixture:
     "The exact denoiser for data that is a mixture of equal round Gaussians (or, at `std=0`, of points)"
     def __init__(self,
@@ -20,10 +20,11 @@ class Mixture:
         weights=None,   # `(K,)`, any positive numbers; equal when None
     ):
         if not isinstance(means, Tensor): raise ValueError(f'{type(means).__name__}: give a tensor of items as the diffusion sees them, such as to_float(data.x)')
+        if not means.is_floating_point(): raise ValueError(f'means are {means.dtype}: give floating point as the diffusion sees it, such as to_float(data.x)')
         if means.ndim < 2 or not len(means): raise ValueError(f'means has shape {tuple(means.shape)}: give a stack of items, (K, ...)')
         if not means.isfinite().all(): raise ValueError('means holds numbers that are not finite: remove them first')
-        if std < 0: raise ValueError(f'std={std}: it cannot be negative')
-        if weights is not None and (len(weights) != len(means) or not torch.as_tensor(weights).min() > 0):
+        if not 0 <= std < math.inf: raise ValueError(f'std={std}: it must be a number from 0 on')
+        if weights is not None and (len(weights) != len(means) or not (torch.as_tensor(weights).min() > 0 and torch.as_tensor(weights).max() < math.inf)):
             raise ValueError(f'weights: give {len(means)} positive numbers, one for each of the means')
         self.means, self.std = means, std
         self.log_w = torch.zeros(len(means)) if weights is None else torch.as_tensor(weights, dtype=torch.float64).log()

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from .angle import aim, mix, rates, unmix
 
-# %% ../nbs/04_samplers.ipynb #7a2cebd4
+# %% ../nbs/04_samplers.ipynb #3fdc09af
 class Step(NamedTuple):
     "One stop of a walk from noise to data"
-    x:Tensor   # The mixture, `(B, ...)`
+    x:Tensor   # The mixture, `(B, ...)`: the very tensor that the walk goes on from, so copy before editing it in place
     x0:Tensor  # The denoiser's guess of the clean data there (at the last stop, the guess that led to it), `(B, ...)`
     phi:Tensor # The angle in radians, a 0-dim float64 CPU tensor
 
@@ -97,7 +97,7 @@ def _climb(x, now, nxt, randn):
     a, s = rates(now, x)
     return mix(a*x, refresh(s*x, now, nxt, 1., randn), nxt)
 
-# %% ../nbs/04_samplers.ipynb #acdbf38e
+# %% ../nbs/04_samplers.ipynb #67ccc819
 @torch.no_grad()
 def heun(
     denoise,                # `(x, phi) -> Guess`
@@ -110,6 +110,7 @@ def heun(
     randn=torch.randn_like, # Draws noise shaped as its argument
 )->Iterator[Step]:          # n+1 Steps; two calls of `denoise` a step, one in a step that ends at 0: 2n-1 on a path
     "Heun's second-order method (Karras et al. 2022, arXiv:2206.00364, algorithm 2). Rising stretches invert"
+    if not 0 <= churn < math.inf: raise ValueError(f'churn={churn}: it must be a number from 0 on, such as 40')
     if average == 'x0': raise ValueError("average='x0' is not a method that converges at 0: choose 'v', 'eps' or 'flow'")
     pairs = list(_pairs(angles))
     if average == 'eps' and max(float(p[0].cos()) for p in pairs[:1]) < 1e-6: raise ValueError("average='eps' cannot start at 90 degrees, where sigma is infinite: use average='v', or a path such as path(karras, n)")
