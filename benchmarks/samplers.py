@@ -5,14 +5,13 @@ Two rows for ours, since libraries draw the line differently: the walk alone (th
 """
 import argparse
 import importlib.util
-import resource
 import subprocess
 import sys
 
 import torch
 
 from common import keep, turns
-from diffnb.all import Guess, cosine, ddim, ddpm, dpmpp, heun, last, linear_beta, path, unmix
+from diffnb.all import Guess, ddim, ddpm, dpmpp, heun, last, linear_beta, path, unmix
 
 n = 100
 

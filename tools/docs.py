@@ -30,7 +30,7 @@ def site(root, files):
     "Write every notebook and the index as pages under _docs/"
     out = root/'_docs'
     out.mkdir(exist_ok=True)
-    exporter = HTMLExporter(template_name='lab', embed_images=True)
+    exporter = HTMLExporter(template_name='lab', embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
     files = sorted(files, key=lambda f: (f.stem != 'index', f.name))
     for i, f in enumerate(files):
         nb = tidy(nbformat.read(f, 4))
