@@ -26,7 +26,7 @@ def _moons(t): # the first half of `t` goes to the outer moon, the rest to the i
     a, b = np.split(t, [len(t)//2])
     return np.concatenate([np.stack([np.cos(a), np.sin(a)], 1), np.stack([1 - np.cos(b), .5 - np.sin(b)], 1)])
 
-# %% ../nbs/00_data.ipynb #363b03f5
+# %% ../nbs/00_data.ipynb #c3ab386c
 def _random(seed, *more): # NumPy promises that the numbers of its RandomState never change, whatever the version: a seed is for good
     if not 0 <= seed < 2**32: raise ValueError(f'seed {seed}: give a whole number from 0 to 2**32 - 1')
     return np.random.RandomState([seed, *more])
@@ -34,19 +34,20 @@ def _random(seed, *more): # NumPy promises that the numbers of its RandomState n
 def _cloud(curve, lo, hi, n, seed, noise):
     "`n` points of a curve over `t` in [`lo`, `hi`], with noise, then of mean 0 and standard deviation 1"
     if n < 2: raise ValueError(f'n={n}: a cloud needs at least 2 points')
+    if not 0 <= noise < math.inf: raise ValueError(f'noise={noise}: give a share of the standard deviation, 0 or more')
     rng = _random(seed)
     p = torch.from_numpy(curve(rng.uniform(lo, hi, n)))
     p = p + noise*p.std()*torch.from_numpy(rng.randn(n, 2))
     p = p - p.mean(0)                   # each axis about 0
     return (p/p.std()).float()          # one number for both axes: the shape stays
 
-# %% ../nbs/00_data.ipynb #1d18fc12
+# %% ../nbs/00_data.ipynb #aaf8e1b2
 def spiral(
     n:int=1000,     # How many points
     seed:int=0,     # The same seed gives the same points
     noise:float=0., # Noise about the curve, as a share of the cloud's own standard deviation
 )->Tensor:          # `(n, 2)` float32; mean 0 per axis, standard deviation 1 over all numbers
-    "Points on a spiral of one and a half turns. Raises `ValueError` for less than 2 points"
+    "Points on a spiral of one and a half turns. Raises `ValueError` for less than 2 points, and for noise below 0"
     return _cloud(_spiral, 1.5*math.pi, 4.5*math.pi, n, seed, noise)
 
 def moons(
@@ -54,7 +55,7 @@ def moons(
     seed:int=0,     # The same seed gives the same points
     noise:float=0., # Noise about the curve, as a share of the cloud's own standard deviation
 )->Tensor:          # `(n, 2)` float32; mean 0 per axis, standard deviation 1 over all numbers
-    "Two half circles, each with one horn inside the other. Raises `ValueError` for less than 2 points"
+    "Two half circles, each with one horn inside the other. Raises `ValueError` for less than 2 points, and for noise below 0"
     return _cloud(_moons, 0, math.pi, n, seed, noise)
 
 def s_curve(
@@ -62,7 +63,7 @@ def s_curve(
     seed:int=0,     # The same seed gives the same points
     noise:float=0., # Noise about the curve, as a share of the cloud's own standard deviation
 )->Tensor:          # `(n, 2)` float32; mean 0 per axis, standard deviation 1 over all numbers
-    "Points on the letter S. Raises `ValueError` for less than 2 points"
+    "Points on the letter S. Raises `ValueError` for less than 2 points, and for noise below 0"
     return _cloud(_s_curve, -1.5*math.pi, 1.5*math.pi, n, seed, noise)
 
 # %% ../nbs/00_data.ipynb #58b7d5f0
@@ -98,17 +99,23 @@ class Images(NamedTuple):
         if len(names) > 6: names = [*names[:3], '...', names[-1]]
         return f'Images({", ".join(parts + ["names: " + " ".join(names)]*bool(names))})'
 
-# %% ../nbs/00_data.ipynb #2e7c200a
+# %% ../nbs/00_data.ipynb #0fcca925
+def _want_bytes(x, what): # the same arithmetic on floats would give black pictures, and no error
+    if x.dtype != torch.uint8:
+        raise ValueError(f'{what} takes a uint8 tensor (0 to 255), not {type(x).__name__} of {x.dtype}: floats in [-1, 1] become bytes by to_uint8')
+    return x
+
 def to_float(
     x:Tensor, # Bytes, uint8 of any shape
 )->Tensor:    # float32 of the same shape: 0 becomes -1, 255 becomes 1
-    "From bytes to [-1, 1], `x/127.5 - 1`"
-    return x.float()/127.5 - 1
+    "From bytes to [-1, 1], `x/127.5 - 1`. Raises `ValueError` for other numbers than bytes"
+    return _want_bytes(x, 'to_float').float()/127.5 - 1
 
 def to_uint8(
-    x:Tensor, # Numbers in [-1, 1] of any shape; what lies outside is cut off
+    x:Tensor, # Floating point in [-1, 1], of any shape; what lies outside is cut off
 )->Tensor:    # uint8 of the same shape
-    "From [-1, 1] to bytes, rounded: the inverse of `to_float`"
+    "From [-1, 1] to bytes, rounded: the inverse of `to_float`. Raises `ValueError` for whole numbers"
+    if not x.dtype.is_floating_point: raise ValueError(f'to_uint8 takes floating point in [-1, 1], and was given {x.dtype}: bytes become that by to_float')
     return ((x.float() + 1)*127.5).round().clamp(0, 255).byte()
 
 # %% ../nbs/00_data.ipynb #afbe10b3
@@ -156,12 +163,13 @@ def show_images(
     for tile, (left, top) in zip(x, at): board[top+head:top+head+h, left:left+w] = tile
     return _label(Image.fromarray(board[..., 0] if C == 1 else board), [] if labels is None else labels, [(l, t - 1) for l, t in at])
 
-# %% ../nbs/00_data.ipynb #5932de54
+# %% ../nbs/00_data.ipynb #3ad0de8c
 def to_size(
     x:Tensor, # uint8 `(N, C, H, W)`
     size,     # Side of the square in pixels, or (height, width)
 )->Tensor:    # uint8 `(N, C, size, size)`
-    "Cut out the largest middle part of the right shape, then resize it (bicubic, antialiased). Raises `ValueError` for a size under 1"
+    "Cut out the largest middle part of the right shape, then resize it (bicubic, antialiased). Raises `ValueError` for a size under 1, and for floats"
+    _want_bytes(x, 'to_size')
     h, w = (size, size) if isinstance(size, int) else size
     if min(h, w) < 1: raise ValueError(f'size {size}: give at least 1 pixel')
     H, W = x.shape[-2:]
@@ -175,12 +183,13 @@ def to_size(
     parts = [resize(p.float(), (h, w), mode='bicubic', antialias=True).round().clamp(0, 255).byte() for p in x.split(1000)]
     return torch.cat(parts)
 
-# %% ../nbs/00_data.ipynb #79d6b001
+# %% ../nbs/00_data.ipynb #6137a384
 def to_channels(
     x:Tensor,          # uint8 `(N, C, H, W)`, C is 1 or 3
     channels:int=None, # 1 (grey) or 3 (RGB); None leaves it as it is
 )->Tensor:             # uint8 `(N, channels, H, W)`
-    "Grey to colour by repeating; colour to grey by the weights of the eye (ITU-R BT.601). Raises `ValueError` for other numbers"
+    "Grey to colour by repeating; colour to grey by the weights of the eye (ITU-R BT.601). Raises `ValueError` for other numbers, and for floats"
+    _want_bytes(x, 'to_channels')
     if channels not in (None, 1, 3) or x.shape[1] not in (1, 3):
         raise ValueError(f'{x.shape[1]} channels to {channels}: images have 1 (grey) or 3 (RGB)')
     if channels in (None, x.shape[1]): return x
@@ -394,9 +403,10 @@ def _choose(count, split, valid, n, seed): # which of `count` items make the spl
     if not 0 < n <= len(idx): raise ValueError(f'n={n}: the split {split} has {len(idx)} images')
     return np.sort(_random(seed, 1).permutation(idx)[:n])
 
-# %% ../nbs/00_data.ipynb #6d329c80
+# %% ../nbs/00_data.ipynb #c1f50ea6
 def load_data(
-    name,               # 'digits', 'mnist', 'fashion_mnist', 'cifar10', 'celeba', 'flowers102', 'pets', or a folder, .npy or .npz
+    name,               # 'digits', 'mnist', 'fashion_mnist', 'cifar10', 'celeba', 'flowers102', 'pets', or a folder, .npy or .npz;
+                        # floats in a file are read as [0, 1], or as [-1, 1] if any of them is negative
     split='train',      # 'train'; 'test'; 'valid': what `valid` holds out of the training part; 'all': training part and test part
     root=None,          # Folder of the downloads, None: that of environment variable DIFFNB_DATA, or ~/.cache/diffnb; a relative path starts here
     size=None,          # Side in pixels, or (height, width); None: 16 for digits, 64 for the sets of photographs, else as they are
@@ -437,7 +447,7 @@ def _check_order(n, bs, seed, start, rank, world):
     if not 0 <= rank < world or bs % world: raise ValueError(f'rank={rank}, world={world}, bs={bs}: rank is below world, and world divides bs')
     _random(seed)
 
-# %% ../nbs/00_data.ipynb #efa04c95
+# %% ../nbs/00_data.ipynb #918242a3
 def _ready(x, coin, flip): # as it lies in the set -> float32, bytes in [-1, 1], flipped where the coin says so
     x = to_float(x) if x.dtype == torch.uint8 else x.float()
     return torch.where(coin.to(x.device).view(-1, 1, 1, 1), x.flip(-1), x) if flip else x
@@ -447,6 +457,8 @@ def _check_x(x, flip):
         raise ValueError(f'x has shape {tuple(x.shape)}: points are (N, D), images (N, C, H, W); only images are bytes, or can be flipped')
     if x.dtype != torch.uint8 and not x.is_floating_point(): raise ValueError(f'x is {x.dtype}: give uint8 (0 to 255) or floating point')
     if x.is_floating_point() and not x.isfinite().all(): raise ValueError('x holds NaN or infinity: find and replace them before training')
+    if x.is_floating_point() and x.ndim == 4 and (x.abs() > 10).any():
+        raise ValueError(f'x goes from {x.min():.4g} to {x.max():.4g}: images are near [-1, 1]: give uint8, or divide')
 
 def _xy(data): # Images, a tensor or (x, y) -> x, and y as int64 or None
     x, y = data[:2] if isinstance(data, (tuple, list)) else (data, None)
@@ -454,9 +466,9 @@ def _xy(data): # Images, a tensor or (x, y) -> x, and y as int64 or None
     if y is not None: y = _labels(y.cpu() if isinstance(y, Tensor) else y, len(x), 'batches').to(x.device)
     return x, y
 
-# %% ../nbs/00_data.ipynb #a9c874fd
+# %% ../nbs/00_data.ipynb #59291fe1
 def batches(
-    data,            # `Images`, a tensor `(N, ...)` (uint8 images, or float: points), or (x, y)
+    data,            # `Images`, a tensor `(N, ...)` (uint8 images, or float: points, or images near [-1, 1]), or (x, y)
     bs:int=128,      # Items in a batch (of all processes together); may be more than there are
     seed:int=0,      # Decides the order and the flips
     start:int=0,     # Number of the first batch, to resume
@@ -464,7 +476,7 @@ def batches(
     rank:int=0,      # Which of several processes this is: it gets its slice of every batch
     world:int=1,     # How many processes there are
 ):                   # Endless iterator of (x0 `(bs/world, ...)` float32: bytes in [-1, 1], points as they are; y `(bs/world,)` int64 or None)
-    "Shuffled batches for ever; batch i depends on (seed, i) alone. Raises `ValueError`, at once, for data that is empty, not finite or no data"
+    "Shuffled batches for ever; batch i depends on (seed, i) alone. Raises `ValueError`, at once, for data that is empty, not finite, far out of range or no data"
     x, y = _xy(data)
     _check_x(x, flip)
     _check_order(len(x), bs, seed, start, rank, world)

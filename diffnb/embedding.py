@@ -65,7 +65,7 @@ def angle_features(
     phi = phi if phi.dtype == torch.float64 else phi.float()       # half precision cannot hold a fine angle
     return sinusoidal(read(phi, schedule), dim, **settings)
 
-# %% ../nbs/06_embedding.ipynb #8a242e93
+# %% ../nbs/06_embedding.ipynb #8135fad2
 class AngleEmbed(nn.Module):
     "What a network is told about the noise: features of the angle, through two dense layers"
     def __init__(self,
@@ -80,7 +80,9 @@ class AngleEmbed(nn.Module):
         self.dim, self.kind = dim, kind
         self.schedule = from_cfg(schedule) if isinstance(schedule, dict) else schedule
         angle_features(torch.zeros(1), dim, kind, self.schedule)           # a bad setting is refused now, not in training
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden or out), getattr(nn, act)(), nn.Linear(hidden or out, out))
+        try: bend = getattr(nn, act)()
+        except (AttributeError, TypeError): raise ValueError(f"act {act!r} is no activation of torch.nn: give the name of one, such as 'SiLU' or 'GELU'") from None
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden or out), bend, nn.Linear(hidden or out, out))
 
     def forward(self,
         phi:Tensor, # Angles in radians, `(B,)`
@@ -88,7 +90,7 @@ class AngleEmbed(nn.Module):
         "The embedding of each angle"
         return self.mlp(angle_features(phi, self.dim, self.kind, self.schedule).to(self.mlp[0].weight.dtype))
 
-# %% ../nbs/06_embedding.ipynb #3293b82e
+# %% ../nbs/06_embedding.ipynb #a520ea23
 class LabelEmbed(nn.Module):
     "A learnt vector for every class, and one for 'no label'"
     def __init__(self,
@@ -105,10 +107,12 @@ class LabelEmbed(nn.Module):
         y:Tensor|None, # Labels, `(B,)` whole numbers, -1 for 'no label'; None when no item has one
         n:int=1,       # Number of items, for `y=None`
     )->Tensor:         # `(B, dim)`
-        "The vector of each label. Raises ValueError for labels that are not whole, or not among the classes (on a GPU CUDA does, without waiting)"
+        "The vector of each label. Raises ValueError for labels that are no tensor, not whole, or not among the classes (on a GPU CUDA does, without waiting)"
         if y is None: y = torch.full((n,), -1, device=self.rows.weight.device)
+        if not isinstance(y, Tensor): raise ValueError(f'labels are a {type(y).__name__}: give a tensor of whole numbers, such as torch.as_tensor(y)')
         if y.dtype.is_floating_point: raise ValueError(f'labels are {y.dtype}: give whole numbers, such as `y.long()`')
+        y = y.long()                                                      # in uint8, -1 would be 255
         bad = y[(y < -1) | (y >= self.classes)] if y.device.type == 'cpu' else ()
         if len(bad): raise ValueError(f'label {bad[0].item()} is not one of the {self.classes} classes: labels are 0 to {self.classes - 1}, and -1 for "no label"')
-        if self.null: return self.rows(y.long() + 1)                      # row 0 is 'no label'
-        return self.rows(y.long().clamp(min=0)) * (y >= 0)[:, None]
+        if self.null: return self.rows(y + 1)                             # row 0 is 'no label'
+        return self.rows(y.clamp(min=0)) * (y >= 0)[:, None]

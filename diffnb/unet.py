@@ -7,7 +7,8 @@ __all__ = ['combines', 'block_kinds', 'down_kinds', 'up_kinds', 'families', 'con
            'ResBlock', 'PreNormBlock', 'AdaGNBlock', 'Attention', 'Embed', 'UNetFixed', 'Summary', 'summary', 'Level',
            'Workshop', 'u_level', 'UNet', 'BatchNormBlock', 'ResidualUNet', 'WithImage', 'MLP']
 
-# %% ../nbs/07_unet.ipynb #7ddb8872
+# %% ../nbs/07_unet.ipynb #9f8fa762
+import dis
 import inspect
 import json
 from types import SimpleNamespace
@@ -16,29 +17,52 @@ import torch.nn.functional as F
 from torch import nn, Tensor
 from .embedding import AngleEmbed, LabelEmbed, angle_features
 
-# %% ../nbs/07_unet.ipynb #88e7d6cf
+# %% ../nbs/07_unet.ipynb #91f4f110
 def config(
     obj:nn.Module,   # The network that is being made
     local_vars:dict, # `locals()`, taken right after `super().__init__()`
 )->dict:             # `{'name': its class, **arguments}`, which JSON can hold
-    "What rebuilds a network: its class and arguments; an argument with a `.cfg` of its own is written as that. Raises ValueError for what JSON cannot hold"
-    owner = local_vars.get('__class__', type(obj))                 # the class whose __init__ is running
-    args = {k: local_vars[k] for k in inspect.signature(owner.__init__).parameters if k != 'self'}
-    try: return {'name': type(obj).__name__, **json.loads(json.dumps(args, default=lambda o: o.cfg))}
+    "What rebuilds a network: its class and arguments; an argument with a `.cfg` of its own is written as that. Raises ValueError for what would be lost"
+    name, outer = type(obj).__name__, type(obj).__init__
+    runs = local_vars.get('__class__', type(obj)).__init__         # of the class whose __init__ is running, perhaps a base class
+    if not _passes_on(outer, runs) and not any(i.opname == 'STORE_ATTR' and i.argval == 'cfg' for i in dis.get_instructions(outer)):
+        raise ValueError(f'{name}.__init__ has arguments of its own, which would not be saved: write `self.cfg = config(self, locals())` '
+                         'in it too, after super().__init__(...)')
+    args = {}
+    for k, p in [*inspect.signature(runs).parameters.items()][1:]:
+        if p.kind == p.VAR_POSITIONAL: raise ValueError(f'{name}.__init__ takes *{k}, which have no names to be saved by: give each argument a name')
+        args.update(local_vars[k] if p.kind == p.VAR_KEYWORD else {k: local_vars[k]})
+    try: return {'name': name, **json.loads(json.dumps(args, default=lambda o: o.cfg))}
     except (TypeError, AttributeError):
-        raise ValueError(f'{type(obj).__name__} was given {args}: only numbers, texts, lists, dicts and things with a `.cfg` can be saved') from None
+        raise ValueError(f'{name} was given {args}: only numbers, texts, lists, dicts and things with a `.cfg` can be saved') from None
 
-# %% ../nbs/07_unet.ipynb #4ca6e8f4
+def _passes_on(outer, inner):
+    "Whether all arguments of a subclass's __init__ are arguments of its base class, and the other way round"
+    if outer is inner: return True
+    mine, base = inspect.signature(outer).parameters.values(), set(inspect.signature(inner).parameters)
+    named = {p.name for p in mine if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    return named == base or named < base and any(p.kind == p.VAR_KEYWORD for p in mine)
+
+# %% ../nbs/07_unet.ipynb #b21e6b0d
 def _conv3(cin, cout): return nn.Conv2d(cin, cout, 3, padding=1)
 
 def _norm(channels, groups):
-    if channels % groups:
+    if groups < 1 or channels % groups:
         raise ValueError(f'{channels} channels cannot be split into {groups} groups: take widths that are multiples of {groups}, or other `groups`')
     return nn.GroupNorm(groups, channels)
 
 def _pick(table, name, what):
     if name not in table: raise ValueError(f'{what} {name!r} is not known: choose one of {", ".join(table)}')
     return table[name]
+
+def _whole(least, **values):
+    for name, v in values.items():
+        if not isinstance(v, int) or v < least: raise ValueError(f'{name}={v!r}: give a whole number, {least} or more')
+
+def _per_floor(**lists):
+    for name, v in lists.items():
+        if not isinstance(v, (list, tuple)) or not v: raise ValueError(f'{name}={v!r}: give a list of one whole number per floor, such as (1, 2, 4)')
+        for n in v: _whole(1, **{name: n})
 
 # %% ../nbs/07_unet.ipynb #cfbc8890
 def _pass(layer, x, emb): return layer(x, emb) if getattr(layer, 'conditional', False) else layer(x)
@@ -139,7 +163,7 @@ class AdaGNBlock(PreNormBlock):
         scale, shift = e.chunk(2, 1)                               # (B, cout, 1, 1) each
         return self.norm2(h)*(1 + scale) + shift
 
-# %% ../nbs/07_unet.ipynb #dace8a0a
+# %% ../nbs/07_unet.ipynb #7e0c1fad
 class Attention(nn.Module):
     "Each pixel collects from all pixels, in several heads (Vaswani et al. 2017, arXiv:1706.03762); the result is added to the input"
     def __init__(self,
@@ -150,7 +174,7 @@ class Attention(nn.Module):
         bias:bool=True,  # Whether queries, keys and values have a bias
     ):
         super().__init__()
-        if channels % heads:
+        if heads < 1 or channels % heads:
             raise ValueError(f'{channels} channels cannot be split among {heads} heads: take a width that is a multiple of {heads}, or other `heads`')
         self.heads = heads
         self.norm = _norm(channels, groups) if groups else nn.Identity()
@@ -166,7 +190,7 @@ class Attention(nn.Module):
         got = F.scaled_dot_product_attention(*(t.contiguous() for t in qkv.unbind(1)))               # (B, heads, HW, C/heads)
         return x + self.out(got.transpose(2, 3).reshape(B, C, H, W))
 
-# %% ../nbs/07_unet.ipynb #6713d892
+# %% ../nbs/07_unet.ipynb #2b89c0cf
 combines = dict(cat=lambda a, b: torch.cat([a, b], 1), add=torch.add, mul=torch.mul)   # How angle and label become one vector
 
 class Embed(nn.Module):
@@ -197,12 +221,24 @@ class Embed(nn.Module):
 
 def _one_each(x, phi, cond, label):
     for name, t in dict(phi=phi, cond=cond).items():
-        if t is not None and t.shape != x.shape[:1]:
+        if name == 'cond' and t is None: continue
+        if not isinstance(t, Tensor): raise ValueError(f'{name} is a {type(t).__name__}: give a tensor with one per item, ({len(x)},)')
+        if t.shape != x.shape[:1]:
             raise ValueError(f'{name} has shape {tuple(t.shape)} for a batch of {len(x)}: give one per item, ({len(x)},)')
     if cond is not None and label is None:
         raise ValueError('this network was made without labels (classes=0): leave `cond` out, or make it with `classes=`')
 
-# %% ../nbs/07_unet.ipynb #e888b0d2
+def _checked(x, weight):
+    "`x`, if it suits the first weight of a network: that of a dense layer takes points, that of a convolution pictures"
+    if not isinstance(x, Tensor): raise ValueError(f'x is a {type(x).__name__}: give a tensor')
+    if x.ndim != weight.ndim or x.shape[1] != weight.shape[1]:
+        raise ValueError(f'x has shape {tuple(x.shape)}: this network takes (B, {weight.shape[1]}{", H, W"*(weight.ndim == 4)})')
+    if x.dtype == weight.dtype: return x
+    try: F.linear(x.new_zeros(1, 1), weight.new_zeros(1, 1))                     # under autocast they may differ
+    except RuntimeError: raise ValueError(f'x is {x.dtype} and the network is {weight.dtype}: give `x.to({weight.dtype})`, or move the network') from None
+    return x
+
+# %% ../nbs/07_unet.ipynb #aec094e1
 class UNetFixed(nn.Module):
     "A U-Net of three sizes, written out by hand"
     def __init__(self,
@@ -213,6 +249,7 @@ class UNetFixed(nn.Module):
     ):
         super().__init__()
         self.cfg = config(self, locals())
+        _whole(1, channels=channels, width=width, groups=groups, heads=heads)
         a, b, c, E = width, 2*width, 4*width, 4*width
         block = lambda cin, cout: ResBlock(cin, cout, E, groups, shortcut=3)
         grow = lambda cin, cout: nn.Sequential(nn.Upsample(scale_factor=2), _conv3(cin, cout))
@@ -230,7 +267,8 @@ class UNetFixed(nn.Module):
         phi:Tensor,       # Angles in radians, `(B,)`
         cond:Tensor=None, # Must be None
     )->Tensor:            # Shaped as `x`
-        "Down, middle, up"
+        "Down, middle, up. Raises ValueError where shapes do not fit"
+        _checked(x, self.first.weight)
         if x.shape[2] % 4 or x.shape[3] % 4:
             raise ValueError(f'x is {x.shape[2]}x{x.shape[3]}: this network needs multiples of 4; `UNet` takes any size')
         emb = self.embed(x, phi, cond)
@@ -323,15 +361,11 @@ up_kinds = dict(                                                                
     nearest = lambda cin, cout, _: nn.Sequential(_mix_channels(cin, cout), nn.Upsample(scale_factor=2)),
     block   = lambda cin, cout, block: _resampling(block, cin, cout, 'up'))
 
-# %% ../nbs/07_unet.ipynb #8e5ae2d5
+# %% ../nbs/07_unet.ipynb #0a0c5ca4
 def _padded(x, n):
     "Repeat the last rows and columns until both sides are multiples of n"
     H, W = x.shape[2:]
     return F.pad(x, (0, -W % n, 0, -H % n), mode='replicate') if H % n or W % n else x
-
-def _checked(x, channels):
-    if x.ndim != 4 or x.shape[1] != channels: raise ValueError(f'x has shape {tuple(x.shape)}: this network takes (B, {channels}, H, W)')
-    return x
 
 # %% ../nbs/07_unet.ipynb #72405b66
 class Workshop:
@@ -390,7 +424,7 @@ def _side_by_side(h, groups):
     faster = dict(cpu=groups == 1 or not half, cuda=half).get(h.device.type, False)
     return h.contiguous(memory_format=torch.channels_last) if faster else h
 
-# %% ../nbs/07_unet.ipynb #8f06432e
+# %% ../nbs/07_unet.ipynb #0d198a0f
 class UNet(nn.Module):
     "A U-Net of any depth, of pictures of any size"
     def __init__(self,
@@ -441,7 +475,7 @@ class UNet(nn.Module):
         cond:Tensor=None, # Labels, `(B,)`, -1 for none; None when no item has one
     )->Tensor:            # `(B, channels, H, W)`
         "The network's answer. Raises ValueError where shapes, labels and channels do not fit"
-        o, H, W = self.o, *_checked(x, self.o.channels + self.o.extra).shape[2:]
+        o, H, W = self.o, *_checked(x, self.first.weight).shape[2:]
         emb = self.embed(x, phi, cond)
         h = self.first(_padded(x, 2**(len(o.mults) - 1)))
         h = self.levels(_side_by_side(h, o.groups) if o.channels_last else h, emb)
@@ -450,11 +484,22 @@ class UNet(nn.Module):
 def _check_choices(o):
     for name, known in dict(skips=('level', 'block'), widen=('block', 'down'), narrow=('block', 'up')).items():
         _pick(dict.fromkeys(known), getattr(o, name), name)
-    for name in ('blocks', 'width', 'channels'):
-        if getattr(o, name) < 1: raise ValueError(f'{name}={getattr(o, name)}: there must be at least one')
-    if not o.mults: raise ValueError('mults is empty: give one number per floor, such as (1, 2, 4)')
+    _whole(1, **{k: getattr(o, k) for k in ('channels', 'width', 'blocks', 'heads', 'groups', 'features')})
+    _whole(0, classes=o.classes, extra=o.extra)
+    if o.head_dim is not None: _whole(1, head_dim=o.head_dim)
+    _per_floor(mults=o.mults)
+    _check_args(_pick(block_kinds, o.block, 'block'), 5, block_args=o.block_args)
+    _check_args(Attention, 2, attention_args=o.attention_args)
+    if not isinstance(o.attention, list): raise ValueError(f'attention={o.attention!r}: give a list of floors, such as (1, 2)')
     for i in o.attention:
-        if not 0 <= i < len(o.mults): raise ValueError(f'attention on floor {i}: with {len(o.mults)} multiples the floors are 0 to {len(o.mults) - 1}')
+        if i not in range(len(o.mults)): raise ValueError(f'attention on floor {i}: with {len(o.mults)} multiples the floors are 0 to {len(o.mults) - 1}')
+
+def _check_args(make, first, **given): # `given` may name what `make` takes beyond its first few arguments, which the network sets
+    takes = [*inspect.signature(make).parameters.values()][first:]
+    known = [p.name for p in takes if p.name != 'resample']
+    for name, args in given.items():
+        if args is None or isinstance(args, dict) and (set(args) <= set(known) or any(p.kind == p.VAR_KEYWORD for p in takes)): continue
+        raise ValueError(f'{name}={args!r}: {make.__name__} takes a dict of {", ".join(known) or "nothing more"}')
 
 # %% ../nbs/07_unet.ipynb #83d51f7b
 families = dict(                                                   # Settings of two well-known U-Nets: `UNet(1, **families['julia'])`
@@ -465,6 +510,14 @@ families = dict(                                                   # Settings of
                  attention_args=dict(groups=32), down='conv3', up='conv', skips='block', widen='block', narrow='block',
                  features=1, act='SiLU', norm_last=True, zero=False),
 )
+
+# %% ../nbs/07_unet.ipynb #c930e3f7
+def _check_told(kind, **features):
+    "Try the sinusoids of a network that has no schedule"
+    (name, n), = features.items()
+    if n % 2 or n < 4: raise ValueError(f'{name}={n}: the sinusoids come in pairs, from two pairs on: give an even number, 4 or more')
+    if kind == 'timestep': raise ValueError("kind 'timestep' needs a schedule, and this network takes none: choose another kind, or `UNet`")
+    angle_features(torch.zeros(1), n, kind)
 
 # %% ../nbs/07_unet.ipynb #43b0f67b
 class BatchNormBlock(nn.Module):
@@ -485,7 +538,7 @@ class BatchNormBlock(nn.Module):
         "Two convolutions, plus what came in"
         return self.skip(x) + self.body(x)
 
-# %% ../nbs/07_unet.ipynb #988d24e0
+# %% ../nbs/07_unet.ipynb #f2fd9848
 class ResidualUNet(nn.Module):
     "The U-Net of the Keras DDIM example, of its Lux port, and, with `affine, project, double`, of the R port"
     def __init__(self,
@@ -503,6 +556,10 @@ class ResidualUNet(nn.Module):
         super().__init__()
         self.cfg = config(self, locals())
         self.o = SimpleNamespace(**self.cfg)
+        _whole(1, channels=channels, depth=depth, features=features)
+        _whole(0, extra=extra)
+        _per_floor(widths=widths)
+        _check_told(kind, features=features)
         self.first = nn.Conv2d(channels + extra, features, 1)
         self.levels, out = self._level(0, 2*features)
         self.last = nn.Conv2d(out, channels, 1)
@@ -527,13 +584,13 @@ class ResidualUNet(nn.Module):
         cond:Tensor=None, # Must be None: this network has no labels
     )->Tensor:            # `(B, channels, H, W)`
         "The network's answer. Raises ValueError where shapes do not fit, and for labels"
-        _one_each(x, phi, cond, None)
+        _one_each(_checked(x, self.first.weight), phi, cond, None)
         o = self.o
-        h = self.first(_padded(_checked(x, o.channels + o.extra), 2**(len(o.widths) - 1 + o.double)))
+        h = self.first(_padded(x, 2**(len(o.widths) - 1 + o.double)))
         told = angle_features(phi, o.features, o.kind).to(h)[:, :, None, None].expand(-1, -1, *h.shape[2:])
         return self.last(_pass(self.levels, torch.cat([h, told], 1), None))[:, :, :x.shape[2], :x.shape[3]]
 
-# %% ../nbs/07_unet.ipynb #da64bae9
+# %% ../nbs/07_unet.ipynb #47d67e8f
 class WithImage(nn.Module):
     "A network whose `cond` is a picture: laid beside `x` as further channels"
     def __init__(self,
@@ -551,6 +608,7 @@ class WithImage(nn.Module):
         cond:Tensor=None, # Pictures to look at, `(B, extra, h, w)`, resized to `x`; None: black ones, of zeros
     )->Tensor:            # `(B, C, H, W)`
         "The network's answer. Raises ValueError where `cond` is not one picture per item"
+        if not isinstance(x, Tensor) or x.ndim != 4: raise ValueError(f'x has shape {getattr(x, "shape", None)}: this network takes (B, C, H, W)')
         want = (len(x), self.net.cfg['extra'])
         if cond is None: cond = x.new_zeros(*want, *x.shape[2:])
         if cond.ndim != 4 or cond.shape[:2] != want:
@@ -558,7 +616,7 @@ class WithImage(nn.Module):
         if cond.shape[2:] != x.shape[2:]: cond = F.interpolate(cond, x.shape[2:], mode='bilinear', antialias=True)
         return self.net(torch.cat([x, cond.to(x)], 1), phi)
 
-# %% ../nbs/07_unet.ipynb #a4433ed1
+# %% ../nbs/07_unet.ipynb #e4d00469
 class MLP(nn.Module):
     "For points: dense layers, each of which is told the angle and the label"
     def __init__(self,
@@ -570,6 +628,9 @@ class MLP(nn.Module):
     ):
         super().__init__()
         self.cfg = config(self, locals())
+        _whole(1, dim=dim, width=width, layers=layers)
+        _whole(0, classes=classes)
+        _check_told(kind, width=width)
         self.width, self.kind, sizes = width, kind, [dim] + [width]*layers
         self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
         self.angle = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
@@ -582,9 +643,7 @@ class MLP(nn.Module):
         cond:Tensor=None, # Labels, `(B,)`, -1 for none; None when no item has one
     )->Tensor:            # `(B, dim)`
         "The network's answer. Raises ValueError where shapes or labels do not fit"
-        if x.ndim != 2 or x.shape[1] != self.cfg['dim']:
-            raise ValueError(f'x has shape {tuple(x.shape)}: this network takes points (B, {self.cfg["dim"]})')
-        _one_each(x, phi, cond, self.label)
+        _one_each(_checked(x, self.dense[0].weight), phi, cond, self.label)
         told = angle_features(phi, self.width, self.kind).to(x)
         for i, (dense, angle) in enumerate(zip(self.dense, self.angle)):
             h = dense(x) + angle(told)
