@@ -6,14 +6,14 @@
 __all__ = ['errors', 'weightings', 'Scaled', 'channel_stats', 'check_target', 'weigh', 'spread', 'bare', 'Denoiser', 'Timed',
            'from_diffusers']
 
-# %% ../nbs/08_denoiser.ipynb #25d81712
+# %% ../nbs/08_denoiser.ipynb #92913c9a
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from .angle import Guess, aim, mix, rates, targets, unmix
-from .schedules import cosine, from_betas, timestep
+from .schedules import check_curve, cosine, from_betas, timestep
 
-# %% ../nbs/08_denoiser.ipynb #30b0c7d9
+# %% ../nbs/08_denoiser.ipynb #1608bcb4
 class Scaled(nn.Module):
     "Something that lives in standardised coordinates and knows the way there and back"
     def __init__(self,
@@ -23,12 +23,15 @@ class Scaled(nn.Module):
     ):
         super().__init__()
         for name, stat in dict(mean=mean, std=std).items():
-            self.register_buffer(name, torch.as_tensor(stat).detach().clone().float().flatten())
+            stat = torch.as_tensor(stat).detach().clone().float().flatten()
+            if not len(stat) or not stat.isfinite().all(): raise ValueError(f'{name}={stat.tolist()}: give one finite number, or one per channel')
+            self.register_buffer(name, stat)
         if not (self.std > 0).all():
             raise ValueError(f'std={self.std.tolist()}: it must be above 0 (a channel that never changes has none: give it 1)')
-        self.shape = tuple(shape) if shape is not None else None
+        self.shape = tuple(int(n) for n in shape) if shape is not None else None
 
     def _column(self, stat, x):
+        if not x.is_floating_point(): raise ValueError(f'x is {x.dtype}: give floating point; `batches` or `to_float` turn bytes into [-1, 1]')
         if stat.numel() not in (1, x.shape[1]):
             raise ValueError(f'the model scales {stat.numel()} channels and x has {x.shape[1]}: its shape is {tuple(x.shape)}')
         return stat.to(x.dtype).view(-1, *[1]*(x.ndim - 2))
@@ -56,12 +59,13 @@ def channel_stats(
     mean, std = x.mean(dims), x.std(dims, correction=0)
     return dict(mean=mean.float(), std=torch.where(std > 1e-8, std, 1.).float())
 
-# %% ../nbs/08_denoiser.ipynb #6ec610c1
+# %% ../nbs/08_denoiser.ipynb #85f8007a
 def check_target(
     target:str, # A key of `targets`
     schedule,   # A function from [0, 1] to angles
 )->None:
-    "Raises ValueError for an unknown target, and for one that leaves `x0` open where `schedule` ends"
+    "Raises ValueError for an unknown target, for a schedule that is no curve of angles, and where the two leave `x0` open at the end"
+    check_curve(schedule)
     if target not in targets: raise ValueError(f'target {target!r} is not known: choose one of {", ".join(targets)}')
     a, s = rates(float(schedule(1.)), torch.zeros(1, dtype=torch.float64))
     p, q = targets[target](a, s)
@@ -133,7 +137,7 @@ def _cfg(o, what):
     raise ValueError(f'{what} {o!r} cannot be written to a file: ' + ('define it with the decorator @schedule' if 'schedule' in what else
                      'its class needs `self.cfg = config(self, locals())` as the first line after super().__init__()'))
 
-# %% ../nbs/08_denoiser.ipynb #57c95bd2
+# %% ../nbs/08_denoiser.ipynb #822420fe
 class Denoiser(Scaled):
     "A network that says one mixture of image and noise, and what is needed to make a `Guess` of it"
     def __init__(self,
@@ -146,11 +150,14 @@ class Denoiser(Scaled):
         shape=None,           # Shape of one item, such as (1, 28, 28); training fills it in
     ):
         super().__init__(mean, std, shape)
-        for curve in (schedule, sample_schedule or schedule): check_target(target, curve)
+        for curve in (schedule, schedule if sample_schedule is None else sample_schedule): check_target(target, curve)
+        if not isinstance(net, nn.Module): raise ValueError(f'net={net!r}: give a network, an nn.Module such as MLP(), not its class or a function')
         self.net, self.target, self.schedule, self.sample_schedule = net, target, schedule, sample_schedule
+        self.eval()
 
     def say(self, x, phi, cond=None):
         "What the network says of `x`, in the dtype of `x`"
+        if not x.is_floating_point(): raise ValueError(f'x is {x.dtype}: give floating point; `batches` or `to_float` turn bytes into [-1, 1]')
         f = self.net(x.to(self.mean.dtype), spread(phi, x), cond).to(x.dtype)
         if f.shape != x.shape: raise ValueError(f'the network answers with shape {tuple(f.shape)} to x of shape {tuple(x.shape)}: they must agree')
         return f
@@ -174,11 +181,11 @@ class Denoiser(Scaled):
         generator=None,  # A `torch.Generator` for what is drawn
     )->Tensor:           # `(B,)`: the loss of each item
         "How far the network's answer is from `aim`. Raises ValueError for bad input and unknown names"
-        if not x0.is_floating_point(): raise ValueError(f'x0 is {x0.dtype}: `batches` turns bytes into numbers from -1 to 1')
         if kind not in errors: raise ValueError(f'kind {kind!r} is not known: choose one of {", ".join(errors)}')
         x0 = self.encode(x0)
         if phi is None: phi = self.schedule(torch.rand(len(x0), generator=generator, device=getattr(generator, 'device', 'cpu')))
         if eps is None: eps = _like(x0, generator)
+        if eps.shape != x0.shape: raise ValueError(f'x0 has shape {tuple(x0.shape)} and eps {tuple(eps.shape)}: they must agree')
         if not isinstance(perturb, Tensor): perturb = perturb*_like(x0, generator) if perturb else None
         fed = eps if perturb is None else eps + perturb
         err = self.say(mix(x0, fed, phi), phi, cond) - aim(x0, eps, phi, self.target)
@@ -189,7 +196,7 @@ class Denoiser(Scaled):
     @property
     def cfg(self):
         "What rebuilds the model, as JSON can hold it (`mean` and `std` are saved as tensors)"
-        return dict(name='Denoiser', net=_cfg(bare(self.net), 'the network'), target=self.target, schedule=_cfg(self.schedule, 'the schedule'),
+        return dict(name=type(self).__name__, net=_cfg(bare(self.net), 'the network'), target=self.target, schedule=_cfg(self.schedule, 'the schedule'),
                     sample_schedule=_cfg(self.sample_schedule, 'the sample_schedule'), shape=list(self.shape) if self.shape else None)
 
     def extra_repr(self): return f'target={self.target}, schedule={self.schedule}'

@@ -6,11 +6,13 @@
 __all__ = ['optimisers', 'forget', 'Draw', 'draw', 'lr_at', 'optimiser', 'knows_bf16', 'pays_channels_last', 'gradients', 'Log',
            'train', 'EMA', 'validate', 'by_angle', 'History', 'smooth', 'show_losses', 'preview', 'fit']
 
-# %% ../nbs/10_training.ipynb #c0a631b4
+# %% ../nbs/10_training.ipynb #7ab77a95
 import csv
 import hashlib
+import inspect
 import json
 import math
+import numbers
 import os
 import signal
 import sys
@@ -25,29 +27,34 @@ from typing import Iterator, NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
-from .checkpoints import load_state, save, save_state
-from .data import batches as make_batches, show_images, to_float
-from .denoiser import Denoiser, bare
+from .checkpoints import check_cfg, load_state, save, save_state
+from .data import _xy, batches as make_batches, show_images, to_float
+from .denoiser import Denoiser, bare, errors, weigh
 from .samplers import ddim, last
 from .schedules import path
 
-# %% ../nbs/10_training.ipynb #a24c346f
+# %% ../nbs/10_training.ipynb #0adb58eb
 def _number(*parts):
     "A seed that is a function of the parts, and of nothing else"
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), 'little') >> 1
 
 def forget(
-    y,               # Labels, `(B,)` whole numbers; None stays None
+    y,               # Labels, `(B,)` whole numbers, a tensor or what becomes one; None stays None
     p:float,         # Probability that an item loses its label
     generator=None,  # A `torch.Generator` on the CPU
 ):                   # Labels, some of them -1: "no label"
     "Forget labels at random, per item: so a network learns to do with and without them (classifier-free guidance, arXiv:2207.12598)"
     if not 0 <= p <= 1: raise ValueError(f'forget={p}: a probability lies between 0 and 1')
-    if y is None or not p: return y
-    if y.is_floating_point(): raise ValueError('only labels, whole numbers, can be forgotten: use forget=0 with other conditions')
-    return torch.where(torch.rand(len(y), generator=generator).to(y.device) < p, -1, y)
+    if y is None: return None
+    y = torch.as_tensor(y)
+    return _without(y, torch.rand(len(y), generator=generator) < p) if p else y
 
-# %% ../nbs/10_training.ipynb #a8b7c1fd
+def _without(y, lost):
+    "Labels, -1 where they are lost"
+    if y.is_floating_point(): raise ValueError('only labels, whole numbers, can be forgotten: use forget=0 with other conditions')
+    return torch.where(lost.to(y.device), -1, y.long())                                # bytes have no -1
+
+# %% ../nbs/10_training.ipynb #e3f631c4
 class Draw(NamedTuple):
     "What a step draws for its items"
     phi:Tensor     # Angles, `(B,)`
@@ -73,7 +80,7 @@ def draw(
     if stratified: u = (torch.arange(n) + u)/n
     lost = forget(torch.zeros(n, dtype=torch.long), forget_p, g)[mine] < 0
     eps, jolt = (torch.randn((n, *x0.shape[1:]), generator=g)[mine].to(x0) if want else None for want in (True, perturb))
-    if y is not None and forget_p: y = forget(y, 0.).where(~lost.to(y.device), -1)
+    if y is not None and forget_p: y = _without(y, lost)
     return Draw(schedule(u[mine]), eps, y, jolt*perturb if perturb else None)
 
 # %% ../nbs/10_training.ipynb #fcdf38e3
@@ -90,7 +97,7 @@ def lr_at(
     share = (step - warmup)/max(steps - warmup, 1)
     return lr_end + (lr - lr_end)*(1 + math.cos(math.pi*share))/2
 
-# %% ../nbs/10_training.ipynb #104bc53d
+# %% ../nbs/10_training.ipynb #51999762
 optimisers = dict( # (weights, learning rate) -> optimiser; add your own
     adamw = torch.optim.AdamW,
     adam  = torch.optim.Adam,
@@ -104,12 +111,13 @@ def optimiser(
     lr:float=1e-3,     # Learning rate
     decay=None,        # Weight decay; the optimiser's own custom when None
 ):                     # A `torch.optim.Optimizer`
-    "Make an optimiser by name. Raises ValueError for a name that is not known"
+    "Make an optimiser by name. Raises ValueError for a name that is not known, and for a model without weights to train"
     if isinstance(opt, torch.optim.Optimizer): return opt
     if not callable(opt) and opt not in optimisers:
         raise ValueError(f'opt {opt!r} is not known: one of {", ".join(optimisers)}, or a torch optimiser')
-    make = opt if callable(opt) else optimisers[opt]
-    return make([p for p in model.parameters() if p.requires_grad], lr=lr, **({} if decay is None else dict(weight_decay=decay)))
+    make, weights = opt if callable(opt) else optimisers[opt], [p for p in model.parameters() if p.requires_grad]
+    if not weights: raise ValueError('every weight of the model is frozen, there is nothing to train: model.requires_grad_(True)')
+    return make(weights, lr=lr, **({} if decay is None else dict(weight_decay=decay)))
 
 # %% ../nbs/10_training.ipynb #d5f90524
 def knows_bf16(
@@ -162,13 +170,25 @@ def gradients(
         items.append(loss.detach())
     return torch.cat(items)
 
-# %% ../nbs/10_training.ipynb #a9763d68
+# %% ../nbs/10_training.ipynb #2f77fe83
 def _told(model, y):
     "The labels, or None for a network that has no use for them"
     net = bare(model.net)
     classes = getattr(net, 'cfg', {}).get('classes')
     deaf = not classes and (classes is not None or type(net).__module__.startswith('diffnb.'))
     return y if y is None or y.is_floating_point() or not deaf else None
+
+def _pair(data, flip=False):
+    "(x, y) of data in any of their forms. Raises ValueError as `batches` does"
+    if isinstance(data, (tuple, list)): data = (*data, None)[:2]
+    make_batches(data, 1, flip=flip)
+    return _xy(data)
+
+def _whole(least, **given):
+    "Raises ValueError for what is no whole number, or below `least`; None passes"
+    for name, n in given.items():
+        if n is not None and (isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < least):
+            raise ValueError(f'{name}={n!r}: give a whole number from {least} on')
 
 def _batch(batches, i, model, accumulate):
     "The next (x0, y), or an error that says what is wrong with it"
@@ -204,7 +224,32 @@ class Log(NamedTuple):
     norm:float    # Length of the gradient before clipping
     speed:float   # Items per second, the body of your loop not counted
 
-# %% ../nbs/10_training.ipynb #35dec66b
+# %% ../nbs/10_training.ipynb #4f3cf3e6
+def _check_rate(name, rate, least=0., above=False):
+    "Raises ValueError for a number that is not finite, or too small"
+    fine = isinstance(rate, numbers.Real) and math.isfinite(rate) and (rate > least if above else rate >= least)
+    if not fine: raise ValueError(f'{name}={rate!r}: give a number {"above" if above else "of at least"} {least:g}')
+
+def _check_train(model, batches, opt, steps, start, lr, lr_end, warmup, clip, forget, perturb, precision, accumulate, kind, weight):
+    "Raises ValueError, naming the setting and the remedy"
+    if not isinstance(model, Denoiser): raise ValueError(f'a {type(model).__name__} is no Denoiser: train Denoiser(net); wrappers go around the net')
+    _whole(0, steps=steps, start=start, warmup=warmup); _whole(1, accumulate=accumulate)
+    if start > steps: raise ValueError(f'start={start}, steps={steps}: `steps` counts the whole run, the {start} steps taken already too')
+    if not isinstance(clip, numbers.Real) or not clip > 0: raise ValueError(f'clip={clip!r}: give a length above 0 (math.inf never clips)')
+    if lr is not None: _check_rate('lr', lr, above=True)
+    if lr_end is not None: _check_rate('lr_end', lr_end)
+    _check_rate('perturb', perturb)
+    if not 0 <= forget <= 1: raise ValueError(f'forget={forget}: a probability lies between 0 and 1')
+    if kind not in errors: raise ValueError(f'kind {kind!r} is not known: choose one of {", ".join(errors)}')
+    if weight is not None: weigh(.8, model.target, weight, torch.zeros(1))
+    _autocast(precision, torch.zeros(1))
+    if isinstance(batches, (Tensor, str)) or not (hasattr(batches, '__iter__') or hasattr(batches, '__next__')) or hasattr(batches, '_fields'):
+        raise ValueError(f'batches is a {type(batches).__name__}: hand over batches(data, bs), which goes on for ever')
+    if isinstance(opt, torch.optim.Optimizer):
+        held, own = {id(p) for group in opt.param_groups for p in group['params']}, {id(p) for p in model.parameters()}
+        if not held & own: raise ValueError(f'the {type(opt).__name__} holds no weight of this model: make it from model.parameters()')
+
+# %% ../nbs/10_training.ipynb #1789f3a3
 def train(
     model:Denoiser,       # Is changed in place; on the device where it shall be trained
     batches,              # Endless iterator of (x0, y) or x0: `batches(data, bs)`; begins with batch number `start`
@@ -226,12 +271,7 @@ def train(
     accelerator=None,     # An `accelerate.Accelerator`, for several processes or float16
 )->Iterator[Log]:         # One `Log` after each step
     "Take steps; the model is in eval mode whenever you have the word. Raises ValueError for bad settings, a bad batch, a loss that is not finite"
-    if not 0 <= start <= steps: raise ValueError(f'start={start}, steps={steps}: `steps` counts the whole run, the {start} steps taken already too')
-    if accumulate < 1 or clip <= 0: raise ValueError(f'accumulate={accumulate}, clip={clip}: at least 1, and above 0 (math.inf never clips)')
-    if not 0 <= forget <= 1: raise ValueError(f'forget={forget}: a probability lies between 0 and 1')
-    _autocast(precision, torch.zeros(1))
-    if isinstance(batches, Tensor) or not (hasattr(batches, '__iter__') or hasattr(batches, '__next__')) or hasattr(batches, '_fields'):
-        raise ValueError(f'batches is a {type(batches).__name__}: hand over batches(data, bs), which goes on for ever')
+    _check_train(model, batches, opt, steps, start, lr, lr_end, warmup, clip, forget, perturb, precision, accumulate, kind, weight)
     opt = optimiser(model, opt, lr)
     if lr is None: rate = lambda i: opt.param_groups[0]['lr']
     else: rate = lambda i: lr_at(i, steps, lr, warmup, lr_end)
@@ -250,7 +290,7 @@ def _dice(number, device):
             with torch.cuda.device(device): torch.cuda.manual_seed(number)
         yield
 
-# %% ../nbs/10_training.ipynb #ee3d1c54
+# %% ../nbs/10_training.ipynb #41f845e1
 def _train(model, batches, steps, opt, rate, clip, seed, drawing, settings, accelerator):
     "The loop itself"
     ranks = dict(rank=accelerator.process_index, world=accelerator.num_processes) if accelerator else dict(rank=0, world=1)
@@ -265,7 +305,7 @@ def _train(model, batches, steps, opt, rate, clip, seed, drawing, settings, acce
             for group in opt.param_groups: group['lr'] = rate(i)
             model.train()
             opt.zero_grad()
-            with _dice(_number(seed, i, ranks['rank']), x0.device):                   # dropout, too, belongs to the step
+            with _dice(_number(seed, i, ranks['rank']), x0.device), torch.enable_grad(): # dropout, too, belongs to the step
                 items = gradients(model, x0, d, **settings, accelerator=accelerator)
             norm, phi = clip_(weights, clip), d.phi
             if ranks['world'] > 1: items, phi = accelerator.gather((items, phi.to(items.device)))
@@ -291,7 +331,7 @@ class EMA(AveragedModel):
         super().__init__(bare(model), multi_avg_fn=blend)
         self.eval().requires_grad_(False)
 
-# %% ../nbs/10_training.ipynb #962f6911
+# %% ../nbs/10_training.ipynb #7f4bdfe1
 @torch.no_grad()
 def validate(
     model,           # A `Denoiser`
@@ -303,8 +343,7 @@ def validate(
     weight=None,     # As in training
 ):                   # Loss of each item `(n,)` and its angle `(n,)`, on the CPU
     "Loss on fixed items, at fixed angles that cover the schedule evenly, with fixed noise: the same each time it is asked"
-    x, y = data[:2] if isinstance(data, tuple) else (data, None)
-    if not len(x): raise ValueError('there is nothing to validate on: the set is empty')
+    x, y = _pair(data)
     some = torch.linspace(0, len(x) - 1, min(n, len(x))).round().long()
     x, y = x[some], _told(model, None if y is None else y[some])
     x = to_float(x) if x.dtype == torch.uint8 else x.float()
@@ -459,48 +498,70 @@ class _Report:
         if name in self.plots: self.plots[name].update(what)
         else: self.plots[name] = display(what, display_id=True)
 
-# %% ../nbs/10_training.ipynb #dd235d3d
-def _settings(model, x, bs, seed, flip):
-    "What must be the same for a run to go on exactly"
-    return dict(model=bare(model).cfg, items=len(x), bs=bs, seed=seed, flip=flip)
+# %% ../nbs/10_training.ipynb #290f1c7e
+_may_change = 'steps', 'lr', 'lr_end', 'warmup', 'precision', 'accumulate'             # in a run that goes on, with a warning
+
+def _settings(model, x, y, more, **settings):
+    "What must be the same for a run to go on exactly, as JSON has it"
+    at = torch.linspace(0, len(x) - 1, min(len(x), 1000)).long().to(x.device)
+    data = '%016x' % _number(x.dtype, tuple(x.shape), *(None if t is None else t[at].cpu().double().numpy().tobytes() for t in (x, y)))
+    names = 'kind', 'weight', 'perturb', 'forget', 'clip', 'accumulate', 'stratified'
+    more = {k: more.get(k, inspect.signature(train).parameters[k].default) for k in names}
+    named = {k: getattr(v, '__qualname__', type(v).__name__) if callable(v) or isinstance(v, torch.optim.Optimizer) else v for k, v in {**settings, **more}.items()}
+    return json.loads(json.dumps(dict(model=check_cfg(model), mean=model.mean.tolist(), std=model.std.tolist(), items=len(x), **named, data=data), default=float))
 
 def _keep_state(folder, step, model, ema, opt, more):
     "Write the state of a run, and take away all but the newest two"
     parts = dict(model=bare(model.net).state_dict(), ema=ema.state_dict(), opt=opt.state_dict())
     save_state(folder/f'state-{step:08}.safetensors', dict(step=step, **parts, **more))
-    for old in sorted(folder.glob('state-*.safetensors'))[:-2]: old.unlink()
+    _thin(folder, f'state-{step:08}', 2)
+
+def _thin(folder, newest, keep):
+    "Take away all but the last files up to the newest"
+    for old in sorted(f for f in folder.glob(newest[:-8] + '*.safetensors') if f.stem <= newest)[:-keep]: old.unlink()
 
 def _newest_state(folder):
-    "The newest state that can be read, or None"
-    for fname in sorted(folder.glob('state-*.safetensors'), reverse=True):
-        try: return load_state(fname)
-        except ValueError as e: warnings.warn(f'{e}; going back to the state before')
-    return None
+    "The newest state that can be read, and the files of newer ones that cannot. Raises ValueError where there is none"
+    broken = []
+    for fname in sorted(Path(folder).glob('state-*.safetensors'), reverse=True):
+        try: return load_state(fname), broken
+        except ValueError as e: broken.append(fname); warnings.warn(f'{e}; going back to the state before')
+    raise ValueError(f'{folder} holds ' + ('a run, but no state of it that can be read: begin again in another folder' if _holds_run(folder) else
+                                           'no run, there is nothing to resume: leave out resume=True'))
 
 def _restore(state, settings, model, ema, opt):
     "Put a state back. Raises ValueError where it belongs to another run"
-    for k, v in json.loads(json.dumps(settings)).items():
-        if state['settings'].get(k) != v:
-            raise ValueError(f"resume: the run in this folder had {k}={state['settings'].get(k)}, and now it is {v}: give the same, or another folder")
-    model.net.load_state_dict(state['model']); ema.load_state_dict(state['ema']); opt.load_state_dict(state['opt'])
+    try:
+        had = state['settings']
+        k = next((k for k in settings if k not in _may_change and had[k] != settings[k]), None)
+        if k is not None:
+            raise ValueError(f'resume: the run in this folder had {k}={had[k]}, and now it is {settings[k]}: give the same, or another folder')
+        changed = ', '.join(f'{k} was {had[k]} and is {settings[k]}' for k in _may_change if had[k] != settings[k])
+        if changed: warnings.warn(f'resume: {changed}. The run goes on, but it is no longer exactly the run that one sitting would give')
+        model.net.load_state_dict(state['model']); ema.load_state_dict(state['ema']); opt.load_state_dict(state['opt'])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as e: raise ValueError(f'resume: the state in this folder does not fit: {e}') from None
 
-# %% ../nbs/10_training.ipynb #3e4fb3e0
+# %% ../nbs/10_training.ipynb #0e1be494
 class _Table:
     "log.csv: one line per step, readable while it grows"
     names = 'step', 'loss', 'lr', 'norm', 'speed', 'valid'
     def __init__(self, folder, history, start):
         fname = folder/'log.csv'
         if start and fname.exists():                                                   # lines after the state belong to steps that are taken again
-            with open(fname, newline='') as f: lines = [r for r in csv.DictReader(f) if r['speed']]     # the last may be half a line
-            rows = [{k: float(v) for k, v in r.items() if k in self.names and v} for r in lines]
-            history.rows = [{**r, 'step': int(r['step'])} for r in rows if r['step'] <= start]
+            try: history.rows = [r for r in self.read(fname) if r['step'] <= start]
+            except (ValueError, KeyError, TypeError, csv.Error) as e:
+                fname.replace(folder/'log.csv.broken')
+                warnings.warn(f'{fname} is damaged ({type(e).__name__}: {e}): kept as log.csv.broken, and begun anew at step {start + 1}')
         self.file = open(fname, 'w', newline='', buffering=1)
         self.write = csv.DictWriter(self.file, self.names, extrasaction='ignore')
         self.write.writeheader()
         self.write.writerows(history.rows)
+    def read(self, fname):
+        with open(fname, newline='') as f: lines = [r for r in csv.DictReader(f) if r['speed']]         # the last may be half a line
+        return [{k: int(v) if k == 'step' else float(v) for k, v in r.items() if k in self.names and v} for r in lines]
     def add(self, row): self.write.writerow(row)
 
-# %% ../nbs/10_training.ipynb #4f5003a7
+# %% ../nbs/10_training.ipynb #4865dcbc
 class _Run:
     "A run of `fit`: what there is, and what happens between two steps"
     def __init__(self, **parts): self.__dict__.update(parts, best=math.inf, waited=0, table=None)
@@ -534,32 +595,58 @@ class _Run:
     def write(self, step):
         _keep_state(self.folder, step, self.model, self.ema, self.opt, dict(settings=self.settings, best=self.best, waited=self.waited))
         save(self.folder/'checkpoints'/f'{step:08}.safetensors', self.ema, steps=step)
-        for old in sorted((self.folder/'checkpoints').glob('*.safetensors'))[:-self.keep]: old.unlink()
+        _thin(self.folder/'checkpoints', f'{step:08}', self.keep)
 
-# %% ../nbs/10_training.ipynb #d7394f8e
+# %% ../nbs/10_training.ipynb #94b589a8
 def _split(data, valid, seed):
-    "Training data, and what is held out"
-    if valid is None or not isinstance(valid, (int, float)): return data, valid
+    "Training data (x, y), and what is held out"
+    x, y = data
+    if valid is None: return data, None
+    if not isinstance(valid, (int, float)):
+        valid = _pair(valid)
+        if valid[0].shape[1:] != x.shape[1:]: raise ValueError(f'valid has items of shape {tuple(valid[0].shape[1:])}, and data {tuple(x.shape[1:])}')
+        return data, valid
     if not 0 < valid < 1: raise ValueError(f'valid={valid}: give a share between 0 and 1, or data')
-    x = data[0] if isinstance(data, tuple) else data
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(_number('split', seed)))
     n = max(1, round(valid*len(x)))
-    def pick(idx):
-        if not isinstance(data, tuple): return data[idx]
-        parts = [t[idx] if isinstance(t, Tensor) else t for t in data]
-        return type(data)(*parts) if hasattr(data, '_fields') else tuple(parts)
+    if n >= len(x): raise ValueError(f'valid={valid} of {len(x)} items leaves nothing to train on: make it smaller')
+    def pick(idx): return x[idx], None if y is None else y[idx]
     return pick(order[n:]), pick(order[:n])
+
+def _check_fit(model, x, steps, epochs, bs, every, keep, patience):
+    "What `train` cannot check; returns the number of steps"
+    if not isinstance(model, Denoiser): raise ValueError(f'a {type(model).__name__} is no Denoiser: give Denoiser(net)')
+    if (steps is None) == (epochs is None): raise ValueError(f'steps={steps}, epochs={epochs}: give one of the two')
+    _whole(1, steps=steps, bs=bs or 0, keep=keep, patience=patience or None)
+    if epochs is not None: _check_rate('epochs', epochs, above=True)
+    if every is not None and not isinstance(every, dict): raise ValueError(f'every={every!r}: give a dict, such as dict(valid=100, save=500)')
+    if bs > len(x): raise ValueError(f'bs={bs} is more than the {len(x)} items there are: make it smaller')
+    if model.shape not in (None, tuple(x.shape[1:])): raise ValueError(f'the data have items of shape {tuple(x.shape[1:])}, and the model is for {model.shape}')
+    model.encode(x[:1].float())
+    return steps or math.ceil(epochs*len(x)/bs)
+
+def _holds_run(folder):
+    "Whether there is anything of a run"
+    files = [*folder.glob('state-*.safetensors'), *folder.glob('checkpoints/*.safetensors'), *folder.glob('model.safetensors')]
+    return bool(files) or (folder/'log.csv').exists() and (folder/'log.csv').read_bytes().count(b'\n') > 1
 
 def _folder(folder, resume, accelerator):
     "The folder of a run, fresh or to go on with; the first process looks, the others wait for it"
     if folder is None and resume: raise ValueError('resume=True needs the folder of the run')
     if folder is not None and (accelerator is None or accelerator.is_main_process):
-        folder = Path(folder)
-        if not resume and (list(folder.glob('state-*.safetensors')) or (folder/'log.csv').exists()):
+        if Path(folder).exists() and not Path(folder).is_dir(): raise ValueError(f'{folder} is a file: give the name of a folder')
+        if not resume and _holds_run(Path(folder)):
             raise ValueError(f'{folder} holds a run already: resume=True goes on with it; or give another folder')
-        folder.mkdir(parents=True, exist_ok=True)
     if accelerator is not None: accelerator.wait_for_everyone()
     return None if folder is None else Path(folder)
+
+def _open(folder, history, start, broken):
+    "Make the folder, move states aside that cannot be read, and begin the table"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for f in broken: f.replace(f.with_suffix('.broken'))
+        return _Table(folder, history, start)
+    except OSError as e: raise ValueError(f'{folder} cannot be written: {e.strerror or e}') from None
 
 def _accelerator(accelerator, precision):
     "An Accelerator where one was asked for, or where several processes were launched"
@@ -568,7 +655,7 @@ def _accelerator(accelerator, precision):
     from accelerate import Accelerator
     return Accelerator(mixed_precision='no' if precision in (None, 'auto', 'bf16') else precision)
 
-# %% ../nbs/10_training.ipynb #fa7b845d
+# %% ../nbs/10_training.ipynb #458a4f2f
 def fit(
     model:Denoiser,     # Is trained in place
     data,               # `Images`, a tensor `(N, ...)`, or (x, y)
@@ -585,7 +672,7 @@ def fit(
     patience=None,      # Stop after so many validations without a better one
     every=None,         # Steps between things: dict(valid=100, preview=200, save=500); what is not there happens at the end
     folder=None,        # Where to keep log.csv, previews, checkpoints, states and the final model.safetensors
-    resume=False,       # Go on with the run in `folder`, exactly
+    resume=False,       # Go on with the run in `folder`, exactly; with other `steps` or `lr` it warns that it is another run
     keep:int=3,         # Checkpoints to keep
     seed:int=0,         # Of everything that is drawn
     flip=False,         # Mirror images at random
@@ -597,40 +684,39 @@ def fit(
     **more,             # Anything else that `train` takes: kind, weight, perturb, forget, clip, accumulate, stratified
 )->Denoiser:            # The averaged model, in eval mode, with its `.history`
     "Train, with everything around it. Ctrl-C gives back what there is. Raises ValueError for bad settings, and where a loss is not finite"
-    data, valid = _split(data, valid, seed)
-    x = data[0] if isinstance(data, tuple) else data
-    if (steps is None) == (epochs is None): raise ValueError(f'steps={steps}, epochs={epochs}: give one of the two')
-    if bs > len(x): raise ValueError(f'bs={bs} is more than the {len(x)} items there are: make it smaller')
-    steps = steps or math.ceil(epochs*len(x)/bs)
-    accelerator = _accelerator(accelerator, precision)
+    (x, y), valid = _split(_pair(data, flip), valid, seed)
+    steps = _check_fit(model, x, steps, epochs, bs, every, keep, patience)
+    every, accelerator = _rhythm(every, steps), _accelerator(accelerator, precision)
     folder = _folder(folder, resume, accelerator)
+    state, broken = _newest_state(folder) if resume else (None, [])
     model.to(accelerator.device if accelerator else device)
     if pays_channels_last(model, precision) if channels_last is None else channels_last: model.to(memory_format=torch.channels_last)
     optim, average, history = optimiser(model, opt, lr, decay), EMA(model, ema), History()
     if model.shape is None: model.shape = average.module.shape = tuple(x.shape[1:])
-    settings, main = _settings(model, x, bs, seed, flip), accelerator is None or accelerator.is_main_process
-    state = _newest_state(folder) if resume else None
-    if state: _restore(state, settings, model, average, optim)
+    main, settings = accelerator is None or accelerator.is_main_process, folder and _settings(
+        model, x, y, more, bs=bs, seed=seed, flip=flip, steps=steps, lr=lr, lr_end=lr_end, warmup=warmup, opt=opt, decay=decay, ema=ema, precision=precision)
+    if resume: _restore(state, settings, model, average, optim)
     start = state['step'] if state else 0
-    report = _Report(start, steps, history, progress and main)
-    run = _Run(model=model, ema=average, opt=optim, history=history, folder=folder if main else None, valid=valid, steps=steps, keep=keep,
-               every=_rhythm(every, steps), patience=patience, settings=settings, report=report, accelerator=accelerator,
-               measure={k: more[k] for k in ('kind', 'weight') if k in more})
-    if state: run.best, run.waited = state['best'], state['waited']
-    if run.folder: run.table = _Table(folder, history, start)
-    ranks = dict(rank=accelerator.process_index, world=accelerator.num_processes) if accelerator else {}
     if warmup is None: warmup = min(500, steps//20)
     if accelerator and accelerator.mixed_precision != 'no': precision = None              # it sees to that itself
-    loop = train(model, make_batches(data, bs, seed, start, flip, **ranks), steps, lr, optim, lr_end, warmup,
+    ranks = dict(rank=accelerator.process_index, world=accelerator.num_processes) if accelerator else {}
+    loop = train(model, make_batches((x, y), bs, seed, start, flip, **ranks), steps, lr, optim, lr_end, warmup,
                  precision=precision, seed=seed, start=start, accelerator=accelerator, **more)
+    report = _Report(start, steps, history, progress and main)
+    run = _Run(model=model, ema=average, opt=optim, history=history, folder=folder if main else None, valid=valid, steps=steps, keep=keep,
+               every=every, patience=patience, settings=settings, report=report, accelerator=accelerator,
+               measure={k: more[k] for k in ('kind', 'weight') if k in more})
+    if state: run.best, run.waited = state['best'], state['waited']
+    if run.folder: run.table = _open(folder, history, start, broken)
     return _drive(loop, run, start)
 
-# %% ../nbs/10_training.ipynb #c4087146
+# %% ../nbs/10_training.ipynb #3f3107ab
 def _rhythm(every, steps):
     "How often things happen"
     every = dict(valid=max(1, steps//20), preview=0, save=max(1, min(1000, steps//4))) | (every or {})
     unknown = set(every) - {'valid', 'preview', 'save'}
     if unknown: raise ValueError(f'every: {", ".join(sorted(unknown))} is not known: valid, preview and save are')
+    _whole(0, **{f'every {k}': v for k, v in every.items()})
     return every
 
 def _drive(loop, run, start):

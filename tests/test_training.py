@@ -127,3 +127,55 @@ def test_full_disk_leaves_the_old_files(tmp_path, monkeypatch):
 def test_import_is_light():
     code = "import sys, diffnb.training; print([m for m in ('accelerate', 'matplotlib', 'sklearn', 'fastprogress', 'torchvision', 'PIL', 'IPython', 'torch._dynamo') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+
+
+def small(classes=0, **kw):
+    torch.manual_seed(0)
+    return Denoiser(MLP(width=8, layers=1, classes=classes), **kw)
+
+
+quick = dict(steps=12, bs=16, every=dict(save=3), progress=False)
+
+
+def test_resume_looks_at_the_scale_and_finds_no_state(tmp_path):
+    fit(small(), spiral(64), folder=tmp_path, **quick)
+    with pytest.raises(ValueError, match='std'): fit(small(std=2.), spiral(64), folder=tmp_path, resume=True, **quick)
+    for f in tmp_path.glob('state-*'): f.write_bytes(b'')
+    with pytest.warns(UserWarning, match='state before'), pytest.raises(ValueError, match='no state'): fit(small(), spiral(64), folder=tmp_path, resume=True, **quick)
+
+
+def test_broken_states_do_not_push_out_good_ones(tmp_path):
+    fit(small(), spiral(64), folder=tmp_path, **{**quick, 'steps': 6})
+    for n in (100, 101, 102): (tmp_path/f'state-{n:08}.safetensors').write_bytes(b'no state')
+    with pytest.warns(UserWarning): model = fit(small(), spiral(64), folder=tmp_path, resume=True, **quick)
+    assert [f.name for f in sorted(tmp_path.glob('state-*'))] == ['state-00000009.safetensors', 'state-00000012.safetensors', *(f'state-00000{n}.broken' for n in (100, 101, 102))]
+    assert len(model.history) == 12
+
+
+def test_damaged_table_is_kept_and_begun_anew(tmp_path):
+    fit(small(), spiral(64), folder=tmp_path, **{**quick, 'steps': 6})
+    (tmp_path/'log.csv').write_bytes(b'step,loss\n\xff\xfe,what\n1\n')
+    with pytest.warns(UserWarning, match='damaged'): model = fit(small(), spiral(64), folder=tmp_path, resume=True, **quick)
+    assert (tmp_path/'log.csv.broken').exists() and [r['step'] for r in model.history.rows] == [7, 8, 9, 10, 11, 12]
+
+
+def test_bad_setting_leaves_the_folder_alone(tmp_path):
+    for bad in (dict(kind='l3'), dict(opt='adamant'), dict(clip=0.), dict(every=3), dict(valid='x')):
+        with pytest.raises(ValueError): fit(small(), spiral(64), folder=tmp_path/'run', **{**quick, **bad})
+    assert not (tmp_path/'run').exists()
+    fit(small(), spiral(64), folder=tmp_path/'run', **quick)
+
+
+def test_trains_inside_no_grad():
+    model = small()
+    before = model.net.last.weight.detach().clone()
+    with torch.no_grad(): fit(model, spiral(64), **quick)
+    assert not model.net.last.weight.equal(before)
+
+
+def test_two_writers_do_not_disturb_each_other(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+    from diffnb.checkpoints import load_state, save_state
+    with ThreadPoolExecutor(4) as pool: list(pool.map(lambda i: save_state(tmp_path/'s.safetensors', [torch.full((5000,), float(i))]), range(40)))
+    t, = load_state(tmp_path/'s.safetensors')
+    assert (t == t[0]).all() and [f.name for f in tmp_path.iterdir()] == ['s.safetensors']
