@@ -10,7 +10,7 @@ export MPLBACKEND ?= agg
 
 .PHONY: help demo test test-slow lab prepare docs bench clean
 help:
-	@echo 'make demo       train on the built-in digits, sample, leave pictures in demo/ (2 minutes)'
+	@echo 'make demo       train on the built-in digits, sample, leave pictures in demo/ (about a minute)'
 	@echo 'make test       run every notebook and every test'
 	@echo 'make test-slow  the same, with the long cells and the comparisons with other libraries'
 	@echo 'make lab        open the course in JupyterLab'
