@@ -12,9 +12,7 @@ import functools, inspect, math, warnings
 import torch
 from torch import Tensor
 
-# %% ../nbs/02_schedules.ipynb #4dd84394
-schedules = {} # Every schedule by its name: how a checkpoint finds its own again
-
+# %% ../nbs/02_schedules.ipynb #be5c5bb5
 def check_curve(
     schedule, # Any function from times in [0, 1] to angles
 ):            # The same
@@ -26,6 +24,9 @@ def check_curve(
     if not (phi.isfinite().all() and phi.min() >= 0 and phi.max() <= math.pi/2 + 1e-6 and phi.diff().min() >= -1e-9):
         raise ValueError(f'{schedule} goes from {phi[0]:.4g} to {phi[-1]:.4g}: a schedule gives radians between 0 and pi/2, and does not fall')
     return schedule
+
+# %% ../nbs/02_schedules.ipynb #4cc59d64
+schedules = {} # Every schedule by its name: how a checkpoint finds its own again
 
 class Schedule:
     "A curve from [0, 1] to angles: call it with times to get angles, with settings alone to get a copy that has them bound"
