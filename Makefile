@@ -6,7 +6,6 @@ PY := $(BIN)/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 # Large tensors are made and dropped at every training step. Without these, glibc gives their pages back to the system and asks for them again each time
 MALLOC := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_TOP_PAD_=67108864
-export MPLBACKEND ?= agg
 
 .PHONY: help demo test test-slow lab prepare docs bench clean
 help:
@@ -39,11 +38,11 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	@echo 'Running the notebooks and the tests, $(WORKERS) at a time'
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist worksteal nbs tests
+	@MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist worksteal nbs tests
 
 test-slow: .venv/installed-dev+peers
 	@echo 'Running the notebooks and the tests with everything that takes long'
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist worksteal --nbflags 'slow peers' nbs tests
+	@MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist worksteal --nbflags 'slow peers' nbs tests
 
 lab: .venv/installed-dev+lab
 	@echo 'Opening the course in JupyterLab; Ctrl-C twice ends it'

@@ -7,6 +7,7 @@ docs    write the site into _docs/
 """
 import argparse
 import json
+import os
 import re
 import sys
 import time
@@ -30,6 +31,7 @@ def numbered(): return sorted(p for p in nbs.glob('*.ipynb') if p.name[0] not in
 def run(files, flags=()):
     "Execute each notebook in a kernel of its own and store what it shows"
     from nbclient import NotebookClient
+    os.environ.pop('MPLBACKEND', None)                       # figures belong into the notebook, whatever the shell says
 
     class Client(NotebookClient):
         async def async_execute_cell(self, cell, cell_index, **kwargs):
