@@ -32,11 +32,15 @@ def processor():
     return f'{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads'
 
 
-def keep(name, **numbers):
-    "Write results/NAME.json: the command, the commit, the machine, and the numbers"
+def about():
+    "What a number needs beside it: the command, the commit, the machine"
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=results.parent).stdout.strip()
+    return dict(command=' '.join(['python', str(Path(sys.argv[0]).resolve().relative_to(results.parent)), *sys.argv[1:]]), commit=commit, hardware=processor(),
+                python=platform.python_version(), torch=torch.__version__)
+
+
+def keep(name, **numbers):
+    "Write results/NAME.json"
     results.mkdir(exist_ok=True)
-    record = dict(command=' '.join(['python', str(Path(sys.argv[0]).resolve().relative_to(results.parent)), *sys.argv[1:]]), commit=commit, hardware=processor(),
-                  python=platform.python_version(), torch=torch.__version__, **numbers)
-    (results/f'{name}.json').write_text(json.dumps(record, indent=1) + '\n')
+    (results/f'{name}.json').write_text(json.dumps({**about(), **numbers}, indent=1) + '\n')
     print(f'written to results/{name}.json')
