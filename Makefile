@@ -10,7 +10,7 @@ MALLOC := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 MA
 .PHONY: help demo test test-slow lab prepare docs bench clean
 help:
 	@echo 'make demo       train on the built-in digits, sample, leave pictures in demo/ (about a minute)'
-	@echo 'make test       run every notebook and every test'
+	@echo 'make test       run every notebook and every test (with Chromium there, the slider in a real browser too)'
 	@echo 'make test-slow  the same, with the long cells and the comparisons with other libraries'
 	@echo 'make lab        open the course in JupyterLab'
 	@echo 'make prepare    export the library, run and clean the notebooks named in NBS (all by default), write README.md'
@@ -36,13 +36,13 @@ comma := ,
 demo: .venv/installed
 	@$(MALLOC) $(PY) examples/demo.py
 
-test: .venv/installed-dev
+test: .venv/installed-dev+lab+browser
 	@echo 'Running the notebooks and the tests, $(WORKERS) at a time'
-	@MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist worksteal nbs tests
+	@MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n $(WORKERS) --dist worksteal nbs tests
 
-test-slow: .venv/installed-dev+peers
+test-slow: .venv/installed-dev+lab+browser+peers
 	@echo 'Running the notebooks and the tests with everything that takes long'
-	@MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist worksteal --nbflags 'slow peers' nbs tests
+	@MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n $(WORKERS) --dist worksteal --nbflags 'slow peers' nbs tests
 
 lab: .venv/installed-dev+lab
 	@echo 'Opening the course in JupyterLab; Ctrl-C twice ends it'
@@ -60,10 +60,11 @@ docs: .venv/installed-dev
 	@echo 'Writing the site into _docs/'
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PY) tools/nbs.py docs
 
-bench: .venv/installed-bench
+bench: .venv/installed-bench+lab+browser
 	@echo 'Measuring; results go to results/'
 	@$(MALLOC) $(PY) benchmarks/samplers.py
 	@$(MALLOC) $(PY) benchmarks/training.py
+	@$(PY) benchmarks/scrubber.py
 
 clean:
 	@echo 'Removing .venv, demo/, _docs/ and what builds leave behind'

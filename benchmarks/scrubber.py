@@ -1,0 +1,103 @@
+"""The slider in a real browser: from key to picture, moves shown, time to build, sizes. Writes results/scrubber.json; notebook 05 shows the table.
+
+python benchmarks/scrubber.py       needs Chromium, jupyterlab and playwright (make bench)
+"""
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from common import keep
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tests'))
+import lab as driver  # noqa: E402
+from diffnb.all import cosine, ddim, ideal, load_data, path, scrubber_html, seeded, slider, to_float  # noqa: E402
+
+walk_of = '''from diffnb.all import *
+knows = ideal(to_float(load_data('digits').x))
+walk = list(ddim(knows, seeded(range(16))((16, 1, 16, 16)), path(cosine, 49)))
+slider(walk, items=16)'''
+
+# Written into the page: when a key goes down, and when the picture after it has been loaded and the browser is about to paint it
+watch = '''() => { window.seen = []; window.down = 0
+    document.addEventListener('keydown', () => { window.down = performance.now() }, true)
+    document.addEventListener('load', e => { const img = e.target; if (img.tagName == 'IMG' && img.alt.includes('step'))
+        requestAnimationFrame(() => { if (img.isConnected) window.seen.push([img.alt, performance.now() - window.down]) }) }, true) }'''
+rush = '''async handle => { window.seen = []
+    for (let i = 0; i < 45; i++) { handle.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true, cancelable: true})); await new Promise(f => setTimeout(f, 16)) }
+    await new Promise(f => setTimeout(f, 1000)); return new Set(window.seen.map(s => s[0])).size }'''
+rush_page = rush.replace('handle.dispatchEvent', 'document.dispatchEvent')
+
+
+def press(page, n=40):
+    "Milliseconds from each of n presses of the right arrow to its picture"
+    times = []
+    for _ in range(n):
+        page.evaluate('() => { window.seen = [] }')
+        page.keyboard.press('ArrowRight')
+        page.wait_for_function('() => window.seen.length', timeout=60_000)
+        times.append(page.evaluate('() => window.seen[0][1]'))
+        time.sleep(.1)
+    return times
+
+
+def measure(page, handle, rush):
+    page.evaluate(watch)
+    page.locator('.diffnb-walks figcaption').first.click()                       # JupyterLab keeps in sight the cell that was clicked last
+    for _ in range(3):                                                           # and may take the keyboard back once
+        handle.focus()
+        page.keyboard.press('ArrowRight')
+        page.keyboard.press('Home')
+        time.sleep(1)
+    times = press(page)
+    page.keyboard.press('Home')
+    time.sleep(1)
+    shown = handle.evaluate(rush)
+    return dict(press_ms=[round(t, 1) for t in times], median_ms=round(statistics.median(times), 1), p90_ms=round(sorted(times)[35], 1), shown_of_45=shown)
+
+
+def main():
+    if driver.chromium is None: return print('benchmarks/scrubber.py needs Chromium (Debian: apt install chromium); nothing was measured')
+    steps = list(ddim(ideal(to_float(load_data('digits').x)), seeded(range(16))((16, 1, 16, 16)), path(cosine, 59)))
+    slider(steps[:4])
+    build = []
+    for _ in range(7):
+        start = time.perf_counter()
+        slider(steps[:50], items=16)
+        build.append(time.perf_counter() - start)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder, driver.browser() as b:
+        file = scrubber_html(steps, Path(folder)/'walk.html', items=16)
+        page = b.new_page(viewport=dict(width=1100, height=900))
+        page.goto(file.as_uri())
+        alone, html = measure(page, page.locator('#bar'), rush_page), file.stat().st_size
+        page.close()
+        nb = dict(cells=[dict(cell_type='code', id=f'c{i}', metadata={}, execution_count=None, outputs=[], source=s) for i, s in enumerate([walk_of, 'slider(walk, items=16)'])],
+                  metadata=dict(kernelspec=dict(display_name='Python 3 (ipykernel)', language='python', name='python3')), nbformat=4, nbformat_minor=5)
+        two = Path(folder)/'two.ipynb'
+        two.write_text(json.dumps(nb))
+        with driver.Lab([two]) as lab:
+            page = b.new_page(viewport=dict(width=1300, height=1000))
+            lab.open(page, two.name)
+            if error := lab.run_all(page): sys.exit(error)
+            page.keyboard.press('Control+s')
+            lab.until(lambda: (lab.nbs/two.name).stat().st_size > 20_000, 60, 'the notebook to be saved')
+            time.sleep(1)
+            saved = (lab.nbs/two.name).stat().st_size
+            live = measure(page, page.locator('.diffnb-scrubber .noUi-handle').first, rush)
+            lab.end_kernels()
+            time.sleep(2)
+            gone = measure(page, page.locator('.diffnb-scrubber .noUi-handle').first, rush)
+    shown = {f'{what}, {where}': value for where, m in (('JupyterLab', live), ('JupyterLab, no kernel', gone), ('the HTML file', alone)) for what, value in
+             (('key press to picture', f"{m['median_ms']:.0f} ms (9 of 10 within {m['p90_ms']:.0f})"), ('pictures shown of 45 moves, one every 16 ms', m['shown_of_45']))}
+    shown |= {'building a slider of 50 frames of 16 digits': f'{statistics.median(build):.2f} s', 'the HTML file, 60 frames of 16 digits': f'{html//1000} kB',
+              'a notebook with two such sliders, as JupyterLab saves it': f'{saved//1000} kB'}
+    keep('scrubber', table=shown, jupyterlab=live, without_kernel=gone, html_file=alone, build_s=[round(t, 3) for t in build], html_bytes=html, notebook_bytes=saved, load=[round(v, 1) for v in os.getloadavg()])
+    print('\n'.join(f'{k:75}{v}' for k, v in shown.items()))
+
+
+if __name__ == '__main__': main()

@@ -1,0 +1,163 @@
+"""JupyterLab and Chromium, driven from Python: for the browser test, for benchmarks/scrubber.py, and by hand.
+
+python tests/lab.py nbs/*.ipynb     run notebooks top to bottom in JupyterLab as a reader would; --shots FOLDER keeps a picture of every page
+"""
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+chromium = shutil.which('chromium') or shutil.which('chromium-browser')
+flags = ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+settings = {'apputils-extension/notification': dict(fetchNews='false', checkForUpdates=False, doNotDisturbMode=True),
+            'notebook-extension/tracker': dict(windowingMode='none')}           # every cell is in the page, seen or not
+
+
+class Lab:
+    "A JupyterLab server with a HOME and a folder of its own, on a port of its own; `with Lab(notebooks) as lab:` ends it again"
+    def __init__(self, notebooks=(), theme='JupyterLab Light', env=None):
+        self.folder = Path(tempfile.mkdtemp(prefix='diffnb-lab-'))
+        self.nbs = self.folder/'work'/'nbs'
+        self.nbs.mkdir(parents=True)
+        if (root/'results').is_dir(): shutil.copytree(root/'results', self.folder/'work'/'results')
+        for f in notebooks: shutil.copy(f, self.nbs)
+        for name, value in {**settings, 'apputils-extension/themes': dict(theme=theme)}.items():
+            package, _, plugin = name.partition('/')
+            f = self.folder/'home/.jupyter/lab/user-settings/@jupyterlab'/package/f'{plugin}.jupyterlab-settings'
+            f.parent.mkdir(parents=True, exist_ok=True)
+            f.write_text(json.dumps(value))
+        home = str(self.folder/'home')
+        self.env = {k: v for k, v in os.environ.items() if k == 'JUPYTER_PATH' or not k.startswith(('JUPYTER', 'PYTEST', 'MPLBACKEND'))}
+        self.env |= dict(HOME=home, JUPYTER_CONFIG_DIR=home + '/.jupyter', JUPYTER_DATA_DIR=home + '/.local/share/jupyter', JUPYTER_RUNTIME_DIR=home + '/runtime',
+                         IPYTHONDIR=home + '/.ipython', OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')]).rstrip(os.pathsep), **(env or {}))
+        import jupyterlab_widgets
+        share = Path(jupyterlab_widgets.__file__).parents[4]/'share'/'jupyter'          # the page's half of ipywidgets, also where environments are stacked
+        self.env['JUPYTER_PATH'] = os.pathsep.join([str(share), self.env.get('JUPYTER_PATH', '')]).rstrip(os.pathsep)
+
+    def __enter__(self):
+        self.log = open(self.folder/'log', 'w')
+        self.server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', '--port=0', '--IdentityProvider.token=',
+                                        '--ServerApp.disable_check_xsrf=True',
+                                        '--ServerApp.shutdown_no_activity_timeout=900', f'--ServerApp.root_dir={self.nbs}'],
+                                       env=self.env, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
+        try: self.url = self.until(self.address, 120, 'JupyterLab to start')
+        except BaseException: self.__exit__(); raise
+        return self
+
+    def address(self):
+        if self.server.poll() is not None: raise RuntimeError(f'JupyterLab ended at once: {self.said()}')
+        for f in (self.folder/'home/runtime').glob('jpserver-*.json'):
+            with contextlib.suppress(OSError, ValueError):
+                url = json.loads(f.read_text())['url']
+                urllib.request.urlopen(url + 'api', timeout=5).read()
+                return url
+
+    def said(self): return (self.folder/'log').read_text(errors='replace')[-2000:]
+
+    def until(self, f, seconds, what):
+        "Ask f again and again until it says something"
+        end = time.time() + seconds
+        while time.time() < end:
+            if got := f(): return got
+            time.sleep(.1)
+        raise TimeoutError(f'waited {seconds} s for {what}: {self.said()}')
+
+    def api(self, path, method='GET'):
+        with urllib.request.urlopen(urllib.request.Request(self.url + 'api/' + path, method=method), timeout=60) as r: return json.loads(r.read() or 'null')
+
+    def open(self, page, name):
+        "Show a notebook and wait for its kernel"
+        page.goto(f'{self.url}lab/tree/{name}?reset', timeout=120_000)
+        page.wait_for_selector('.jp-Notebook .jp-Cell', timeout=120_000)
+        page.wait_for_selector('.jp-Toolbar-kernelName:has-text("Python 3")', timeout=180_000)
+        page.wait_for_selector('.jp-StatusBar-Widget :text-matches("Python 3.* \\| Idle")', timeout=180_000)
+        self.until(lambda: any(s['path'] == name and s['kernel']['execution_state'] == 'idle' for s in self.api('sessions')), 180, f'the kernel of {name}')
+
+    def run_all(self, page, seconds=600):
+        "Run > Run All Cells, wait for the last cell or an error; returns the error's text or ''"
+        page.click('.lm-MenuBar-itemLabel:text-is("Run")')
+        page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
+        with contextlib.suppress(Exception): page.click('.jp-Dialog button.jp-mod-accept', timeout=1000)   # "Select kernel": asked when the page is slower than its kernel
+        page.wait_for_function('''() => {
+            if (document.querySelector('.jp-Dialog')) throw new Error('a dialog: ' + document.querySelector('.jp-Dialog').innerText)
+            const cells = [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell')].filter(c => c.querySelector('.cm-content').innerText.trim())
+            const done = cells.every(c => /^\\[\\d+\\]/.test(c.querySelector('.jp-InputPrompt').innerText))
+            return cells.length && done || document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden) [data-mime-type="application/vnd.jupyter.stderr"] .ansi-red-fg, ' +
+                '.jp-NotebookPanel:not(.lm-mod-hidden) [data-mime-type="application/vnd.jupyter.error"]') }''', timeout=seconds*1000, polling=200)
+        errors = page.query_selector_all('.jp-NotebookPanel:not(.lm-mod-hidden) [data-mime-type="application/vnd.jupyter.error"]')
+        return errors[0].inner_text()[-1500:] if errors else ''
+
+    def end_kernels(self):
+        "As 'Shut Down Kernel' does; returns when none is left"
+        for s in self.api('sessions'): self.api(f"sessions/{s['id']}", 'DELETE')
+        self.until(lambda: not self.api('kernels'), 60, 'the kernels to end')
+
+    def __exit__(self, *_):
+        with contextlib.suppress(Exception): self.end_kernels()
+        with contextlib.suppress(Exception): self.api('shutdown', 'POST')           # SIGTERM alone can take it 20 s
+        for sig in (signal.SIGTERM, signal.SIGKILL):
+            try: self.server.wait(5); break
+            except subprocess.TimeoutExpired: os.killpg(self.server.pid, sig)      # a group of its own: start_new_session
+        self.server.wait()
+        self.log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def browser():
+    "Debian's Chromium; a browser that does not start is an error"
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        b = p.chromium.launch(executable_path=chromium, args=flags, timeout=120_000)
+        try: yield b
+        finally: b.close()
+
+
+def pixels(page, clip=None):
+    "What the screen shows"
+    import numpy as np
+    from PIL import Image
+    return np.asarray(Image.open(io.BytesIO(page.screenshot(clip=clip, timeout=60_000))).convert('RGB'))
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('notebooks', nargs='+', type=Path)
+    p.add_argument('--shots', type=Path, help='a folder for a screenshot of every notebook, page by page')
+    p.add_argument('--dark', action='store_true', help='the dark theme')
+    a = p.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('stopped'))               # so that the server is ended too
+    bad = 0
+    with Lab(a.notebooks, theme='JupyterLab Dark' if a.dark else 'JupyterLab Light') as lab, browser() as b:
+        for f in a.notebooks:
+            page, start = b.new_page(viewport=dict(width=1200, height=1400)), time.time()
+            lab.open(page, f.name)
+            error = lab.run_all(page)
+            bad += bool(error)
+            print(f'{f.name}: {"FAILED" if error else "ok"}, {time.time() - start:.0f} s, {page.locator(".jp-OutputArea img").count()} pictures {error}', flush=True)
+            if a.shots:
+                a.shots.mkdir(parents=True, exist_ok=True)
+                page.keyboard.press('Control+b')
+                time.sleep(1)
+                tall = page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
+                for i, top in enumerate(range(0, tall, 1250)):
+                    page.evaluate("y => document.querySelector('.jp-WindowedPanel-outer').scrollTop = y", top)
+                    time.sleep(.4)
+                    page.screenshot(path=a.shots/f'{f.stem}-{i:02}.png')
+            lab.end_kernels()
+            page.close()
+    print(f'{len(a.notebooks) - bad} passed, {bad} failed')
+    sys.exit(bool(bad))
+
+
+if __name__ == '__main__': main()

@@ -1,0 +1,233 @@
+"""The slider in a real browser: JupyterLab runs the course's own notebooks in Debian's Chromium, then keys and mouse move the slider, and what the screen shows is compared.
+
+Skipped, and said, where there is no Chromium; where there is one, a browser that does not start is a failure.
+"""
+import json
+import re
+import time
+
+import lab as driver
+import numpy as np
+import pytest
+import torch
+
+root = driver.root
+if driver.chromium is None: pytest.skip('BROWSER TEST SKIPPED: there is no Chromium here; Debian: apt install chromium', allow_module_level=True)
+
+slow = re.compile(r'^#\|\s*(eval:\s*false|slow|peers)\b', re.M)
+extra = {'05_trajectories.ipynb': ["broken = slider(walk, items=4)\nbroken.links[1].unlink()\nbroken.add_class('cut-link')\nbroken"]}   # for the test of the test
+
+
+@pytest.fixture(scope='module')
+def chromium():
+    with driver.browser() as b: yield b
+
+
+@pytest.fixture(scope='module')
+def lab():
+    with driver.Lab(env=dict(IN_TEST='1')) as it: yield it
+
+
+def wait(f, what, seconds=30):
+    "The machine may be busy: ask again until it is so"
+    end = time.time() + seconds
+    while not (got := f()):
+        if time.time() > end: raise AssertionError(f'waited {seconds} s for {what}')
+        time.sleep(.02)
+    return got
+
+
+class Scrubber:
+    "A slider in JupyterLab or in a page of its own, as a person meets it: a picture, its words, a handle"
+    def __init__(self, page, root, handle):
+        self.page, self.root, self.handle = page, root, root.locator(handle).first
+
+    def words(self): return self.root.evaluate("r => r.querySelector('.diffnb-walks img').alt")
+    def caption(self): return self.root.evaluate("r => r.querySelector('.diffnb-walks figcaption').innerText")
+    def pixels(self):
+        "What the screen shows where the picture is (the element itself is another one after every move)"
+        box = self.root.evaluate('''r => {
+            if (r.getBoundingClientRect().top < 80 || r.getBoundingClientRect().bottom > innerHeight) r.scrollIntoView({block: 'center'})
+            const b = r.querySelector('.diffnb-walks img').getBoundingClientRect()
+            return {x: b.x, y: b.y, width: b.width, height: b.height} }''')
+        return driver.pixels(self.page, clip=box)
+
+    def moved(self, act):
+        "Do something; the pixels and the words of before and after"
+        before, said = self.pixels(), self.words()
+        act()
+        try: wait(lambda: self.words() != said, 'another picture', 10)
+        except AssertionError: raise AssertionError(f'the slider was moved, and the picture stayed at "{said}"') from None
+        wait(lambda: self.root.evaluate("r => { const i = r.querySelector('.diffnb-walks img'); return i.complete && i.naturalWidth > 0 }"), 'the picture to be loaded')
+        time.sleep(.1)
+        after = self.pixels()
+        assert before.shape == after.shape and (before != after).mean() > .02, 'the words changed, the picture did not'
+        return after, self.words()
+
+    def take(self):
+        "Give it the keyboard; JupyterLab may take it back once, while another cell becomes the active one"
+        def held():
+            self.handle.focus()
+            time.sleep(.15)
+            return self.handle.evaluate('e => e === document.activeElement')
+        wait(held, 'the slider to have the keyboard')
+
+    def press(self, key):
+        def act():
+            self.take()
+            self.page.keyboard.press(key)
+        return act
+
+    def drag(self, dx):
+        box = self.handle.bounding_box() if self.handle.evaluate('e => e.tagName') != 'INPUT' else self.knob()
+        x, y = box['x'] + box['width']/2, box['y'] + box['height']/2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + dx/2, y, steps=4)
+        self.page.mouse.move(x + dx, y, steps=4)
+        self.page.mouse.up()
+
+    def knob(self):
+        "Where the knob of a native range input is"
+        box, share = self.handle.bounding_box(), self.handle.evaluate('e => e.value/e.max')
+        return dict(x=box['x'] + 8 + share*(box['width'] - 16), y=box['y'], width=0, height=box['height'])
+
+
+def check(s):
+    "Keyboard and mouse move the picture and its words, and every way back leads to the same picture"
+    s.root.locator('.diffnb-walks figcaption').first.click(timeout=60_000)               # JupyterLab keeps in sight the cell that was clicked last
+    if ' step 0 ' not in f' {s.words()}'.replace(':', ' '): s.moved(s.press('Home'))
+    start, said = s.pixels(), s.words()
+    one, word = s.moved(s.press('ArrowRight'))
+    assert 'step 1 ' in word and '1/' in s.caption() and 'degrees, sigma' in word
+    end, word = s.moved(s.press('End'))
+    assert 'sigma 0.00' in word and '0.0°' in s.caption()
+    assert (end != one).mean() > .1
+    home, word = s.moved(s.press('Home'))
+    assert word == said and (home == start).all()
+    again, _ = s.moved(s.press('ArrowRight'))
+    assert (again == one).all()
+    dragged, word = s.moved(lambda: s.drag(90))
+    assert not any((dragged == o).all() for o in (start, one, end)) and 2 <= int(word.split('step ')[1].split()[0])
+    s.moved(s.press('ArrowLeft'))
+
+
+def scrubbers(page): return page.locator('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output .diffnb-scrubber')
+
+
+def run(lab, chromium, name):
+    "A copy of the notebook in JupyterLab, run from top to bottom"
+    nb = json.loads((root/'nbs'/name).read_text(encoding='utf-8'))
+    for c in nb['cells']:
+        c.get('outputs', []).clear()                                         # what is seen was made here
+        if c['cell_type'] == 'code' and slow.search(''.join(c['source'])): c['source'] = '# takes long: not in the tests'
+    nb['cells'] += [dict(cell_type='code', id=f'extra{i}', metadata={}, execution_count=None, outputs=[], source=s) for i, s in enumerate(extra.get(name, []))]
+    (lab.nbs/name).write_text(json.dumps(nb), encoding='utf-8')
+    page = chromium.new_page(viewport=dict(width=1300, height=1000))
+    lab.open(page, name)
+    error = lab.run_all(page)
+    assert not error, error
+    return page
+
+
+@pytest.mark.parametrize('name', ['05_trajectories.ipynb', '12_guidance.ipynb'])
+def test_the_slider_moves_in_jupyterlab_and_goes_on_when_the_kernel_is_gone(lab, chromium, name):
+    if not (root/'nbs'/name).exists(): pytest.skip(f'{name} is not written yet')
+    page = run(lab, chromium, name)
+    found, source = scrubbers(page), (root/'nbs'/name).read_text(encoding='utf-8')
+    if name not in extra and 'slider(' not in source and 'compare(' not in source: return page.close()
+    wait(lambda: found.count() >= 1 + len(extra.get(name, [])), 'a slider', 60)
+    alive = Scrubber(page, found.first, '.noUi-handle')
+    if name not in extra: check(alive)
+    else:
+        cut = Scrubber(page, page.locator('.diffnb-scrubber.cut-link'), '.noUi-handle')
+        with pytest.raises(AssertionError, match='the picture stayed'): check(cut)
+        check(alive)
+        named(alive)
+        plays(alive)
+    lab.end_kernels()
+    assert lab.api('kernels') == []
+    check(alive)
+    page.close()
+
+
+def test_the_playground_draws_and_its_slider_moves(lab, chromium):
+    name = '14_generation.ipynb'
+    if not (root/'nbs'/name).exists(): pytest.skip(f'{name} is not written yet')
+    page = run(lab, chromium, name)
+    out = page.locator('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output:has(.widget-button:has-text("draw"))').first
+    new = out.locator('.diffnb-scrubber:not(.seen-before)')
+    wait(lambda: new.count(), 'the playground to draw its first walk', 120)
+    first = Scrubber(page, new.first, '.noUi-handle')
+    check(first)
+    ends, _ = first.moved(first.press('End'))
+    new.first.evaluate("e => e.classList.add('seen-before')")
+    seed = Scrubber(page, out, '.noUi-handle')                               # the first slider of all is the seed
+    seed.press('ArrowRight')()
+    out.locator('.widget-button:has-text("draw")').click(timeout=60_000)
+    wait(lambda: new.count(), 'the draw button to make a new walk', 120)
+    second = Scrubber(page, new.first, '.noUi-handle')
+    check(second)
+    assert (second.moved(second.press('End'))[0] != ends).any(), 'another seed drew the same images'
+    lab.end_kernels()
+    check(second)
+    page.close()
+
+
+def named(s):
+    "A screen reader has a name for every control, and words for where the slider stands"
+    assert all(o.get_attribute('aria-label') for o in s.root.locator('.widget-play button, .noUi-handle').all())
+    wait(lambda: s.handle.get_attribute('aria-valuetext') == s.words(), 'the words of the slider')
+
+
+def plays(s):
+    "Play moves on by itself, a second click stops it"
+    s.moved(s.press('Home'))
+    button = s.root.locator('.widget-play button').first
+    said = s.words()
+    button.click()
+    wait(lambda: s.words() != said, 'the play button to move the slider')
+    button.click()
+    time.sleep(1)
+    said = s.words()
+    time.sleep(1)
+    assert s.words() == said and 'step 0 ' not in said
+    s.moved(s.press('Home'))
+
+
+def test_the_page_works_from_a_file(chromium, tmp_path):
+    from diffnb.samplers import Step
+    from diffnb.trajectories import scrubber_html
+    g = torch.Generator().manual_seed(0)
+    steps = [Step(*torch.randn(2, 16, 1, 16, 16, generator=g), torch.tensor(1.57*(1 - i/59))) for i in range(60)]
+    f = scrubber_html({'one & two': steps, 'every third': steps[::3] + steps[-1:]}, tmp_path/'with space.html', items=16)
+    assert f.stat().st_size < 1_000_000
+    page, asked, errors = chromium.new_page(viewport=dict(width=1100, height=800)), [], []
+    page.on('request', lambda r: asked.append(r.url) if not r.url.startswith(('data:', 'file:')) else None)
+    page.on('pageerror', lambda e: errors.append(str(e)))
+    page.goto(f.as_uri())
+    s = Scrubber(page, page.locator('body'), '#bar')
+    check(s)
+    page.keyboard.press('Home')
+    s.handle.evaluate('e => e.blur()')                                       # keys work wherever one is on the page
+    s.moved(lambda: page.keyboard.press('ArrowRight'))
+    said = s.words()
+    page.keyboard.press('Space')
+    assert page.locator('#play').inner_text() == 'Pause'
+    wait(lambda: s.words() != said, 'the space bar to play')
+    page.keyboard.press('Space')
+    wait(lambda: page.locator('#play').inner_text() == 'Play', 'the button to say Play')
+    assert page.locator('#bar').get_attribute('aria-valuetext') == s.words() and page.locator('label').count() == 2
+    assert s.words().startswith('one & two: step') and asked == [] and errors == []
+    page.close()
+
+
+def test_the_page_shows_its_last_frame_where_nothing_runs(chromium, tmp_path):
+    from diffnb.samplers import Step
+    from diffnb.trajectories import scrubber_html
+    steps = [Step(*torch.full((2, 4, 1, 16, 16), i/5), torch.tensor(1.5 - .3*i)) for i in range(6)]
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(scrubber_html(steps, tmp_path/'walk.html').as_uri())
+    assert 'step 5 of 5' in page.locator('img').get_attribute('alt') and np.ptp(driver.pixels(page)) > 0
+    context.close()
