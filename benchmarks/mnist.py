@@ -140,10 +140,11 @@ def heap(section, name, model, sampler='dpmpp', calls=20, n=10_000, w=1., **abou
     picture(section, name, x)
 
 
-samplers = {'dpmpp': dpmpp, 'heun': heun, 'ddim': ddim, 'ddim eta 1': partial(ddim, eta=1.), 'ddpm': ddpm}
+samplers = {'dpmpp': dpmpp, 'dpmpp eta 1': partial(dpmpp, eta=1.), 'heun': heun, 'ddim': ddim, 'ddim eta 1': partial(ddim, eta=1.), 'ddpm': ddpm}
 plan = {                                                                                   # name: sampler and steps; heun calls the network 2n - 1 times
     'DDIM, eta 0':  ('ddim', 20),
     'DDIM, eta 1':  ('ddim eta 1', 20),
+    'DPM++, eta 1': ('dpmpp eta 1', 20),
     'Heun':         ('heun', 10),
     'DPM++, 10 calls': ('dpmpp', 10),
     'DPM++, 40 calls': ('dpmpp', 40),
@@ -191,9 +192,9 @@ def main():
         for name in a.names or plan: heap('samplers', name, model, *plan[name])
     elif a.verb == 'guidance':
         model, cost = trained('table', 'conditional', table['conditional'])
-        for w in map(float, a.names or (0, 1, 1.5, 2, 3)): heap('guidance', f'{w:g}', model, w=w)
+        for w in map(float, a.names or (0, 1, 1.5, 2, 3)): heap('guidance', f'{w:g}', model, 'dpmpp eta 1', w=w, **cost)
     elif a.verb == 'shipped':
-        for name in a.names or cards: heap('shipped', name, load(name))
+        for name in a.names or cards: heap('shipped', name, load(name), 'dpmpp eta 1')
     else: dict(ends=ends, ship=ship)[a.verb]()
 
 

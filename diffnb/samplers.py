@@ -126,14 +126,16 @@ def heun(
         x = mix(*guess, nxt)
     yield Step(x, guess.x0, nxt)
 
-# %% ../nbs/04_samplers.ipynb #41b43f5c
+# %% ../nbs/04_samplers.ipynb #f64ae8a9
 @torch.no_grad()
 def dpmpp(
-    denoise,       # `(x, phi) -> Guess`
-    x:Tensor,      # A mixture at `angles[0]`, `(B, ...)`
-    angles,        # The stops in radians, `(n+1,)`
-)->Iterator[Step]: # n+1 Steps, n calls of `denoise`
-    "DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2). A stretch that rises, and a step to 0, are plain DDIM; rising forgets the past"
+    denoise,                # `(x, phi) -> Guess`
+    x:Tensor,               # A mixture at `angles[0]`, `(B, ...)`
+    angles,                 # The stops in radians, `(n+1,)`
+    eta=0.,                 # 0: the deterministic solver; 1: its stochastic sister, whose noise is refreshed as DDPM's is
+    randn=torch.randn_like, # Draws noise shaped as its argument; `seeded(...)` for one generator per item
+)->Iterator[Step]:          # n+1 Steps, n calls of `denoise`
+    "DPM-Solver++(2M) and SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095). A stretch that rises, and a step to 0, are `ddim`; rising forgets the past"
     before = None                                             # the previous guess of x0, and the length of its step
     for now, nxt in _pairs(angles):
         guess = denoise(x, now)
@@ -142,7 +144,7 @@ def dpmpp(
         h = math.log(math.tan(now)/math.tan(nxt)) if falling else None
         x0 = guess.x0
         if falling and before: guess = unmix(x, x0 + h/before[1]/2*(x0 - before[0]), now, 'x0')
-        x = mix(*guess, nxt)
+        x = mix(guess.x0, refresh(guess.eps, now, nxt, eta, randn), nxt)
         before = (x0, h) if falling else None
     yield Step(x, x0, nxt)
 

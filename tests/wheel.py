@@ -11,11 +11,12 @@ assert kept == ['diffnb', f'diffnb-{diffnb.__version__}.dist-info'], kept
 assert not {'matplotlib', 'sklearn', 'accelerate', 'torch'} & set(sys.modules), 'import diffnb must be light'
 
 import torch  # noqa: E402
-from diffnb.all import UNet, Denoiser, cosine, ddim, ideal, last, load_data, path, show_images  # noqa: E402
+from diffnb.all import FLD, UNet, Denoiser, cosine, ddim, ideal, last, load, load_data, path, show_images  # noqa: E402
 
 images = load_data('digits').x.float()/127.5 - 1
 x = last(ddim(ideal(images), torch.randn(4, 1, 16, 16), path(cosine, 10))).x
 assert torch.cdist(x.flatten(1), images.flatten(1)).min(1).values.max() < 1
 assert last(ddim(Denoiser(UNet(1)), x, path(cosine, 2))).x.shape == x.shape
 assert show_images(x).size[0] > 0
+assert FLD('mnist-test').ref.stats.n == 10_000 and load('mnist').notes['parameters'] == 376_913
 print('the wheel works')
