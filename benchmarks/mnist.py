@@ -92,7 +92,7 @@ def trained(section, name, setting):
 def load_raw(folder, model):
     "The weights as the last step left them"
     state = load_state(sorted(folder.glob('state-*.safetensors'))[-1])
-    model.load_state_dict(state['model'])
+    model.net.load_state_dict(state['model'])
     return model
 
 
