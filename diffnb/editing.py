@@ -132,12 +132,12 @@ def blur(
     def times(x, h): return torch.fft.ifft2(torch.fft.fft2(x)*h).real
     return Operator(lambda x: times(x, waves(x)), lambda y: times(y, torch.where(waves(y) > 0, 1/waves(y), 0.)))
 
-# %% ../nbs/13_editing.ipynb #2ea2fbb0
+# %% ../nbs/13_editing.ipynb #3ee153d7
 def match(
     y:Tensor,  # What was measured, in the coordinates of the walk: one for each item, or one for all
     op,        # The `Operator` that measured it; a whole number k is `shrink(k)`
 )->Callable:   # `fix`: a guess of x0 `(B, ...)` -> the nearest one that measures `y`
-    "Restoration without training, for `project`: x0 + A+(y - A x0). DDNM (Wang et al. 2022, arXiv:2212.00490), equation 13; with `shrink`, super-resolution"
+    "Restoration without training, for `project`: x0 + A+(y - A x0). DDNM (Wang et al. 2022, arXiv:2212.00490); with `shrink`, super-resolution"
     op = shrink(op) if isinstance(op, int) else op
     if not isinstance(op, Operator): raise ValueError(f'op={op!r}: give an Operator, such as blur(1.5), or a whole number k for shrink(k)')
     y = _seen(y, 'y')
