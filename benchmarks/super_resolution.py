@@ -121,7 +121,7 @@ def table(a):
         few = a.mean if calls < 50 else 0
         mean = x[:few].clone()
         for i in range(1, 8 if draws else 1): mean += enlarged(way, low[:few], seed=i*100_000)[0] if few else 0
-        if few: row.update(psnr_of_mean=psnr(mean/(8 if draws else 1), truth[:few]), means=few)
+        if few: row.update(means=few, psnr_of_mean=psnr(mean/(8 if draws else 1), truth[:few]), psnr_of_those=psnr(x[:few], truth[:few]))
         note(a.out, 'table', {name: row})
     picture(a, 'rows', torch.cat([*rows, truth[:12]]), 12)
     if not a.names: several(a, low, truth)

@@ -129,7 +129,7 @@ def given(
         return denoise(x, phi, _each(cond, x))
     return Around(denoise, ask, bound=True)
 
-# %% ../nbs/12_guidance.ipynb #835f3178
+# %% ../nbs/12_guidance.ipynb #f447c455
 def amount(
     w,        # A number; `(B,)`, one per item; or a function of the angle that returns one of these
     phi,      # Angle in radians, one or `(B,)`
@@ -142,7 +142,7 @@ def amount(
         if isinstance(w, (bool, str)): raise TypeError
         w = torch.as_tensor(w, dtype=torch.float64, device='cpu')
     except (TypeError, ValueError, RuntimeError): raise ValueError(f'{name}={w!r:.60}: give a number, one per item, or a function of the angle') from None
-    if not w.isfinite().all(): raise ValueError(f'{name}={w.tolist()}: it must be finite')
+    if not w.isfinite().all(): raise ValueError(f'{name}={w.tolist()}: give finite numbers')
     if w.ndim == 0: return w.item()
     if x is not None and w.shape != x.shape[:1]: raise ValueError(f'{name} has shape {tuple(w.shape)} for a batch of {len(x)}: give one number, or one per item')
     return w[0].item() if len(w) and w.eq(w[0]).all() else w
