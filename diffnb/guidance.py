@@ -6,10 +6,9 @@
 __all__ = ['Labelled', 'labelled', 'classes_of', 'condition', 'Around', 'given', 'amount', 'interval', 'guide', 'project',
            'clamp', 'dynamic', 'steer']
 
-# %% ../nbs/12_guidance.ipynb #61957490
+# %% ../nbs/12_guidance.ipynb #112b7d4d
 import inspect
 import math
-import numbers
 import torch
 from torch import nn, Tensor
 from .angle import Guess, rates, unmix
