@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['choose_seeds', 'stops', 'middle', 'told', 'walk', 'generate', 'playground']
 
-# %% ../nbs/14_generation.ipynb #7b603bc7
+# %% ../nbs/14_generation.ipynb #10544921
+import base64
 import functools
 import inspect
 import math
@@ -174,13 +175,17 @@ def _finished(model, x, clip):
     x = (model.decode(x) if hasattr(model, 'decode') else x).float().cpu()
     return x.clamp(-1, 1) if clip or x.ndim == 4 else x
 
-# %% ../nbs/14_generation.ipynb #056e5e78
+# %% ../nbs/14_generation.ipynb #4c049c85
 def _favourite():
     "The model that comes with the package; where it is missing, the oracle of the built-in digits. And what to say about it"
     try: return load('mnist-labels'), 'the model <tt>mnist-labels</tt>'
     except ValueError:
         data = load_data('digits')
         return labelled(to_float(data.x), data.y), 'no model <tt>mnist-labels</tt> here: the exact oracle of the built-in digits answers instead, and copies them'
+
+def _picture(x):
+    "Images as HTML"
+    return f'<img alt="the current guess" src="data:image/png;base64,{base64.b64encode(png(show_images(x, cols=10))).decode()}">'
 
 _samplers = dict(dpmpp=dpmpp, ddim=ddim, ddpm=ddpm, heun=heun)
 
@@ -198,7 +203,7 @@ def _controls(W, model):
         w=W.FloatSlider(3, min=0, max=10, step=.5, description='guidance', tooltip='0 is unconditional, 1 conditional', disabled=not classes, **wide),
         middle=W.Checkbox(True, description='guided only at 20 to 60 degrees', disabled=not classes, indent=False))
 
-# %% ../nbs/14_generation.ipynb #43b55007
+# %% ../nbs/14_generation.ipynb #14c6cab0
 @functools.lru_cache(1)
 def _playground():
     "The widget class; made on first use, since ipywidgets is heavy"
@@ -206,10 +211,10 @@ def _playground():
     class Playground(W.VBox):
         "Controls, a picture of the current guess, and the slider of the last walk"
         def __init__(self, model, words, n):
-            self.model, self.n, self.steps, self.thread, self.halt, self.set = model, n, [], None, threading.Event(), _controls(W, model)
+            self.model, self.words, self.n, self.steps, self.thread, self.halt, self.set = model, words, n, [], None, threading.Event(), _controls(W, model)
             self.go, self.stop = W.Button(description='draw', button_style='primary', tooltip='draw a new walk'), W.Button(description='stop', disabled=True, tooltip='stop here')
             self.bar, self.note = W.IntProgress(0, 0, 1, layout=W.Layout(width='150px')), W.HTML(words)
-            self.live, self.out = W.Image(format='png', tooltip='the current guess', layout=W.Layout(display='none')), W.VBox()
+            self.live, self.out = W.HTML(), W.VBox()
             self.go.on_click(lambda _: self.draw()); self.stop.on_click(lambda _: self.halt.set())
             self.set['sampler'].observe(lambda change: setattr(self.set['eta'], 'disabled', change['new'] not in ('dpmpp', 'ddim')), 'value')
             pairs = [*self.set.values()]
@@ -238,14 +243,13 @@ def _playground():
                     for step in steps:
                         kept.append(step)
                         self.bar.value = len(kept)
-                        self.live.value = png(show_images(decode(step.x0) if decode else step.x0, cols=10))
-                        self.live.layout.display = None
+                        self.live.value = _picture(decode(step.x0) if decode else step.x0)
                         if self.halt.is_set(): break
                 self.steps = kept
                 if len(kept) > 1: self.out.children = [slider(kept, items=len(kept[0].x), decode=decode)]
-                self.note.value = f'{len(kept)} steps of {self.bar.max}, stopped' if self.halt.is_set() else f'{len(kept)} steps'
+                self.note.value = f'{len(kept)} of {self.bar.max} steps{", stopped"*self.halt.is_set()}{"; "*bool(self.words)}{self.words}'
             except Exception as e: self.note.value = f'<b>{type(e).__name__}</b>: {e}'
-            finally: self.live.layout.display, self.go.disabled, self.stop.disabled = 'none', False, True
+            finally: self.live.value, self.go.disabled, self.stop.disabled = '', False, True
 
         def wait(self, seconds=None):
             "For programs: wait until the walk is done"
