@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['optimisers', 'forget', 'Draw', 'draw', 'lr_at', 'orthogonal', 'Muon', 'optimiser', 'knows_bf16', 'pays_channels_last',
-           'gradients', 'Log', 'train', 'EMA', 'validate', 'by_angle', 'History', 'smooth', 'show_losses', 'preview',
-           'fit']
+           'gradients', 'Diverged', 'Log', 'train', 'EMA', 'validate', 'by_angle', 'History', 'smooth', 'show_losses',
+           'preview', 'fit']
 
-# %% ../nbs/10_training.ipynb #7ab77a95
+# %% ../nbs/10_training.ipynb #32dd90db
 import csv
 import hashlib
 import inspect
@@ -21,10 +21,11 @@ import threading
 import time
 import warnings
 from collections import deque
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Iterator, NamedTuple
+import numpy as np
 import torch
 from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -213,7 +214,7 @@ def gradients(
         items.append(loss.detach())
     return torch.cat(items)
 
-# %% ../nbs/10_training.ipynb #2f77fe83
+# %% ../nbs/10_training.ipynb #78fb912d
 def _told(model, y):
     "The labels, or None for a network that has no use for them"
     net = bare(model.net)
@@ -247,13 +248,15 @@ def _batch(batches, i, model, accumulate):
     y, device = _told(model, y), model.mean.device
     return x0.to(device), None if y is None else y.to(device)
 
+class Diverged(ValueError): "The loss is not finite: the run has to be changed"
+
 def _check_finite(items, norm, d, i):
     "Stop before the weights are touched"
     if items.isfinite().all() and math.isfinite(norm): return
     bad = (~items.isfinite()).nonzero().flatten()[:5]
     degrees = torch.rad2deg(d.phi[bad]).round().int().tolist()
     where = f'items {bad.tolist()} of the batch, at {degrees} degrees' if len(bad) else 'only its gradient is to blame'
-    raise ValueError(f'step {i}, batch {i}: the loss is not finite ({where}). The weights were not changed. '
+    raise Diverged(f'step {i}, batch {i}: the loss is not finite ({where}). The weights were not changed. '
                      'Look at that batch; a smaller lr, clip=1. or float32 may help')
 
 # %% ../nbs/10_training.ipynb #bcbc3570
@@ -541,7 +544,7 @@ class _Report:
         if name in self.plots: self.plots[name].update(what)
         else: self.plots[name] = display(what, display_id=True)
 
-# %% ../nbs/10_training.ipynb #290f1c7e
+# %% ../nbs/10_training.ipynb #5191819f
 _may_change = 'steps', 'lr', 'lr_end', 'warmup', 'precision', 'accumulate'             # in a run that goes on, with a warning
 
 def _settings(model, x, y, more, **settings):
@@ -564,9 +567,12 @@ def _thin(folder, newest, keep):
     for old in sorted(f for f in folder.glob(newest[:-8] + '*.safetensors') if f.stem <= newest)[:-keep]: old.unlink()
 
 def _newest_state(folder):
-    "The newest state that can be read, and the files of newer ones that cannot. Raises ValueError where there is none"
-    broken = []
-    for fname in sorted(Path(folder).glob('state-*.safetensors'), reverse=True):
+    "The newest state that can be read (None for a run that had no time to write one), and the files of newer ones that cannot. Raises ValueError where there is none"
+    folder, broken = Path(folder), []
+    if _holds_run(folder) and [f.name for f in _files(folder)] == ['log.csv']:
+        warnings.warn(f'{folder} holds a run that was stopped before its first state was written: it begins anew')
+        return None, broken
+    for fname in sorted(folder.glob('state-*.safetensors'), reverse=True):
         try: return load_state(fname), broken
         except ValueError as e: broken.append(fname); warnings.warn(f'{e}; going back to the state before')
     raise ValueError(f'{folder} holds ' + ('a run, but no state of it that can be read: begin again in another folder' if _holds_run(folder) else
@@ -584,7 +590,7 @@ def _restore(state, settings, model, ema, opt):
         model.net.load_state_dict(state['model']); ema.load_state_dict(state['ema']); opt.load_state_dict(state['opt'])
     except (KeyError, TypeError, AttributeError, RuntimeError) as e: raise ValueError(f'resume: the state in this folder does not fit: {e}') from None
 
-# %% ../nbs/10_training.ipynb #0e1be494
+# %% ../nbs/10_training.ipynb #647c0dee
 class _Table:
     "log.csv: one line per step, readable while it grows"
     names = 'step', 'loss', 'lr', 'norm', 'speed', 'valid'
@@ -603,11 +609,24 @@ class _Table:
         with open(fname, newline='') as f: lines = [r for r in csv.DictReader(f) if r['speed']]         # the last may be half a line
         return [{k: int(v) if k == 'step' else float(v) for k, v in r.items() if k in self.names and v} for r in lines]
     def add(self, row): self.write.writerow(row)
+    def close(self): self.file.close()
 
-# %% ../nbs/10_training.ipynb #4865dcbc
+class _Board:
+    "The same numbers for TensorBoard, and the previews"
+    def __init__(self, folder, start):
+        try: from torch.utils.tensorboard import SummaryWriter
+        except ImportError: raise ValueError('tensorboard=True needs a package that is not there: pip install tensorboard (log.csv holds the same numbers)') from None
+        self.writer = SummaryWriter(folder/'tensorboard', purge_step=start + 1 if start else None)
+    def add(self, row):
+        for k, v in row.items(): k == 'step' or v is None or self.writer.add_scalar(k, v, row['step'])
+    def look(self, picture, step):
+        self.writer.add_image('preview', np.asarray(picture.convert('RGB')), step, dataformats='HWC')
+    def close(self): self.writer.close()
+
+# %% ../nbs/10_training.ipynb #d174e2b1
 class _Run:
     "A run of `fit`: what there is, and what happens between two steps"
-    def __init__(self, **parts): self.__dict__.update(parts, best=math.inf, waited=0, table=None)
+    def __init__(self, **parts): self.__dict__.update(parts, best=math.inf, waited=0, table=None, board=None)
 
     def due(self, what, step): return self.every.get(what) and (step % self.every[what] == 0 or step == self.steps)
 
@@ -621,6 +640,7 @@ class _Run:
             self.best, stop = min(self.best, more['valid']), bool(self.patience) and self.waited >= self.patience
         self.history.add(log, **more)
         if self.table: self.table.add(self.history.rows[-1])
+        if self.board: self.board.add(self.history.rows[-1])
         if self.due('preview', log.step): self.look(log.step)
         if self.folder and self.due('save', log.step): self.write(log.step)
         return stop
@@ -634,13 +654,14 @@ class _Run:
         picture = _picture(preview(self.ema.module, 16 if len(self.ema.module.shape) == 3 else 2000))
         self.report.show('preview', picture)
         if self.folder: (self.folder/'previews').mkdir(exist_ok=True); picture.save(self.folder/'previews'/f'{step:08}.png')
+        if self.board: self.board.look(picture, step)
 
     def write(self, step):
         _keep_state(self.folder, step, self.model, self.ema, self.opt, dict(settings=self.settings, best=self.best, waited=self.waited))
         save(self.folder/'checkpoints'/f'{step:08}.safetensors', self.ema, steps=step)
         _thin(self.folder/'checkpoints', f'{step:08}', self.keep)
 
-# %% ../nbs/10_training.ipynb #94b589a8
+# %% ../nbs/10_training.ipynb #61e85271
 def _split(data, valid, seed):
     "Training data (x, y), and what is held out"
     x, y = data
@@ -668,10 +689,14 @@ def _check_fit(model, x, steps, epochs, bs, every, keep, patience):
     model.encode(x[:1].float())
     return steps or math.ceil(epochs*len(x)/bs)
 
+def _files(folder):
+    "What a run has written that matters"
+    table = [f for f in folder.glob('log.csv') if f.read_bytes().count(b'\n') > 1]
+    return [*folder.glob('state-*.safetensors'), *folder.glob('checkpoints/*.safetensors'), *folder.glob('model.safetensors'), *table]
+
 def _holds_run(folder):
     "Whether there is anything of a run"
-    files = [*folder.glob('state-*.safetensors'), *folder.glob('checkpoints/*.safetensors'), *folder.glob('model.safetensors')]
-    return bool(files) or (folder/'log.csv').exists() and (folder/'log.csv').read_bytes().count(b'\n') > 1
+    return bool(_files(folder))
 
 def _folder(folder, resume, accelerator):
     "The folder of a run, fresh or to go on with; the first process looks, the others wait for it"
@@ -688,6 +713,7 @@ def _open(folder, history, start, broken):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for f in broken: f.replace(f.with_suffix('.broken'))
+        for f in (*folder.glob('.*.part'), *folder.glob('checkpoints/.*.part')): f.unlink()      # of a save in which somebody pulled the plug
         return _Table(folder, history, start)
     except OSError as e: raise ValueError(f'{folder} cannot be written: {e.strerror or e}') from None
 
@@ -698,7 +724,7 @@ def _accelerator(accelerator, precision):
     from accelerate import Accelerator
     return Accelerator(mixed_precision='no' if precision in (None, 'auto', 'bf16') else precision)
 
-# %% ../nbs/10_training.ipynb #458a4f2f
+# %% ../nbs/10_training.ipynb #77f23067
 def fit(
     model:Denoiser,     # Is trained in place
     data,               # `Images`, a tensor `(N, ...)`, or (x, y)
@@ -724,6 +750,7 @@ def fit(
     device=None,        # Where to train; None: where the model is
     accelerator=None,   # An `accelerate.Accelerator`, or True to make one; made when several processes were launched
     progress=True,      # Show how it goes
+    tensorboard=False,  # Write the numbers and previews for TensorBoard too, into `folder`
     **more,             # Anything else that `train` takes: kind, weight, perturb, forget, clip, accumulate, stratified
 )->Denoiser:            # The averaged model, in eval mode, with its `.history`
     "Train, with everything around it. Ctrl-C gives back what there is. Raises ValueError for bad settings, and where a loss is not finite"
@@ -738,7 +765,7 @@ def fit(
     if model.shape is None: model.shape = average.module.shape = tuple(x.shape[1:])
     main, settings = accelerator is None or accelerator.is_main_process, folder and _settings(
         model, x, y, more, bs=bs, seed=seed, flip=flip, steps=steps, lr=lr, lr_end=lr_end, warmup=warmup, opt=opt, decay=decay, ema=ema, precision=precision)
-    if resume: _restore(state, settings, model, average, optim)
+    if state: _restore(state, settings, model, average, optim)
     start = state['step'] if state else 0
     if warmup is None: warmup = min(500, steps//20)
     if accelerator and accelerator.mixed_precision != 'no': precision = None              # it sees to that itself
@@ -750,10 +777,12 @@ def fit(
                every=every, patience=patience, settings=settings, report=report, accelerator=accelerator,
                measure={k: more[k] for k in ('kind', 'weight') if k in more})
     if state: run.best, run.waited = state['best'], state['waited']
-    if run.folder: run.table = _open(folder, history, start, broken)
+    if run.folder:
+        run.table = _open(folder, history, start, broken)
+        if tensorboard: run.board = _Board(folder, start)
     return _drive(loop, run, start)
 
-# %% ../nbs/10_training.ipynb #3f3107ab
+# %% ../nbs/10_training.ipynb #b598ad45
 def _rhythm(every, steps):
     "How often things happen"
     every = dict(valid=max(1, steps//20), preview=0, save=max(1, min(1000, steps//4))) | (every or {})
@@ -768,7 +797,8 @@ def _drive(loop, run, start):
     try:
         with _Stopper([signal.SIGINT] + [signal.SIGTERM]*bool(run.folder)) as stopper:
             for log in loop:
-                step, stop = log.step, run.after(log)
+                try: step, stop = log.step, run.after(log)
+                except OSError as e: raise ValueError(f'{run.folder}: after step {log.step} nothing more could be written ({e.strerror}): make room, then resume=True goes on') from e
                 hit = run.agree(stopper.hit)
                 run.report(log, stop or hit or step == run.steps)
                 if stop or hit: break
@@ -777,7 +807,8 @@ def _drive(loop, run, start):
                 save(run.folder/'model.safetensors', run.ema, steps=step)
     finally:
         loop.close()
-        if run.table: run.table.file.close()
+        with suppress(OSError):
+            for open_ in (run.table, run.board): open_ and open_.close()
     if step < run.steps: run.history.stopped = ', stopped: ' + ('patience' if stop else 'interrupted')
     for model in (run.model, run.ema.module): model.to(memory_format=torch.contiguous_format)
     model.history = run.history

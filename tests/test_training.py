@@ -12,14 +12,14 @@ import torch
 from diffnb.checkpoints import load
 from diffnb.data import spiral
 from diffnb.denoiser import Denoiser
-from diffnb.training import fit
+from diffnb.training import Diverged, fit
 from diffnb.unet import MLP
 
 program = '''
 import sys, torch
 from diffnb.data import spiral
 from diffnb.denoiser import Denoiser
-from diffnb.training import fit
+from diffnb.training import Diverged, fit
 from diffnb.unet import MLP
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -179,3 +179,32 @@ def test_two_writers_do_not_disturb_each_other(tmp_path):
     with ThreadPoolExecutor(4) as pool: list(pool.map(lambda i: save_state(tmp_path/'s.safetensors', [torch.full((5000,), float(i))]), range(40)))
     t, = load_state(tmp_path/'s.safetensors')
     assert (t == t[0]).all() and [f.name for f in tmp_path.iterdir()] == ['s.safetensors']
+
+
+def test_killed_before_the_first_state_begins_anew(tmp_path):
+    (tmp_path/'log.csv').write_text('step,loss,lr,norm,speed,valid\n1,2.0,0.1,1.0,9.0,\n')
+    (tmp_path/'.123.part').write_bytes(b'half a state')
+    with pytest.warns(UserWarning, match='begins anew'): model = fit(small(), spiral(64), folder=tmp_path, resume=True, **quick)
+    assert [r['step'] for r in model.history.rows] == [*range(1, 13)] and not list(tmp_path.glob('.*.part'))
+
+
+def test_diverged_is_an_error_of_its_own():
+    model = small()
+    with torch.no_grad(): model.net.last.weight.fill_(float('inf'))
+    with pytest.raises(Diverged, match='not finite'): fit(model, spiral(64), **quick)
+
+
+def test_a_table_that_cannot_grow_is_said(tmp_path, monkeypatch):
+    from diffnb import training
+    def full(*_): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(training._Table, 'add', full)
+    with pytest.raises(ValueError, match='No space left.*resume=True'): fit(small(), spiral(64), folder=tmp_path, **quick)
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    model = fit(small(), spiral(64), folder=tmp_path, tensorboard=True, valid=.2, **{**quick, 'every': dict(save=6, preview=6)})
+    said = EventAccumulator(str(tmp_path/'tensorboard')).Reload()
+    assert [round(e.value, 4) for e in said.Scalars('loss')] == [round(v, 4) for v in model.history.column('loss')]
+    assert {'lr', 'norm', 'speed', 'valid'} <= set(said.Tags()['scalars']) and len(said.Images('preview')) == 2
