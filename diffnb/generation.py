@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['choose_seeds', 'stops', 'middle', 'told', 'walk', 'generate', 'playground']
 
-# %% ../nbs/14_generation.ipynb #10544921
+# %% ../nbs/14_generation.ipynb #c5099804
 import base64
 import functools
 import inspect
@@ -22,7 +22,7 @@ from .denoiser import bare
 from .guidance import Around, clamp, classes_of, condition, dynamic, guide, interval, labelled, project
 from .samplers import Step, ddim, ddpm, dpmpp, heun, seeded
 from .schedules import cosine, path
-from .trajectories import png, slider
+from .trajectories import _columns, png, slider, to_frames
 
 # %% ../nbs/14_generation.ipynb #f64b184b
 def choose_seeds(
@@ -38,7 +38,7 @@ def choose_seeds(
     if len(seeds) != n: raise ValueError(f'{len(seeds)} seeds for {n} images: give one for each, or a single whole number to count from')
     return seeds
 
-# %% ../nbs/14_generation.ipynb #e5bbacba
+# %% ../nbs/14_generation.ipynb #399d17d8
 def _curve(model):
     "The schedule that samplers follow; the cosine where a denoiser has none"
     if isinstance(model, functools.partial) and hasattr(model.func, 'schedule'):
@@ -49,11 +49,12 @@ def stops(
     model,         # A `Denoiser`, or any denoiser: then the path is that of `cosine`
     calls:int=20,  # Evaluations of the denoiser; guidance's second one is counted apart
     sampler=dpmpp, # Who will walk: heun makes two calls a step
+    spacing=None,  # As in `path`: 'trailing', 'leading', 'linspace' or 'quad'; None: the schedule's own
 )->Tensor:         # Angles in radians, falling, the last 0
     "The path for so many calls. Raises `ValueError` for no whole number, and for more calls than the schedule has steps"
     if isinstance(calls, bool) or not isinstance(calls, numbers.Integral) or calls < 1: raise ValueError(f'calls={calls!r}: give a whole number, 1 or more')
     twice = getattr(sampler, 'func', sampler) is heun
-    return path(_curve(model), (calls + 1)//2 if twice else int(calls))
+    return path(_curve(model), (calls + 1)//2 if twice else int(calls), spacing)
 
 # %% ../nbs/14_generation.ipynb #fa991bd4
 def middle(
@@ -79,7 +80,7 @@ def told(
         model = guide(model, cond, w, rescale)
     return project(model, clamp(limits) if clip is True else dynamic(limits=limits)) if clip else model
 
-# %% ../nbs/14_generation.ipynb #8b4dea9c
+# %% ../nbs/14_generation.ipynb #1c97d31f
 def _home(model, device):
     "Device and dtype of a model; of a plain denoiser, the device that was asked for"
     mean = getattr(model, 'mean', None)
@@ -104,19 +105,24 @@ def walk(
     shape=None,    # Shape of an item; None: the model knows
     device=None,   # Where a denoiser that is no model shall work; models work where they are
     eta=None,      # Share of new noise in each step, for samplers that take one; None: 1 for `dpmpp`, else the sampler's own
+    spacing=None,  # As in `stops`
+    start=None,    # Noise of your own to begin with, `(n, C, H, W)`; None: drawn by the seeds
     **more,        # For the sampler, such as `churn=40`
 )->Iterator[Step]: # In the model's own coordinates: `slider(steps, decode=model.decode)`
     "One batch from noise to images, step by step. Raises `ValueError` at once for anything that does not fit"
     model = bare(model) if isinstance(model, torch.nn.Module) else model      # of averaged weights, the model that holds them
     noise, (device, dtype) = seeded(seeds), _home(model, device)
     x = noise(torch.empty(len(noise.gens), *_shape(model, shape, clip), device=device, dtype=dtype))
+    if start is not None:
+        if start.shape != x.shape: raise ValueError(f'start has shape {tuple(start.shape)}: {len(x)} seeds of this model need {tuple(x.shape)}')
+        x = start.to(x)
     takes = inspect.signature(sampler).parameters
     if eta is None and sampler is dpmpp: eta = 1.
     if eta is not None: more = dict(eta=eta, **more)
     if 'randn' in takes: more = dict(randn=noise, **more)
     unknown = [k for k in more if k not in takes]
     if unknown: raise ValueError(f'{getattr(sampler, "__name__", sampler)} has no setting {", ".join(unknown)}: it takes {", ".join(list(takes)[3:]) or "none"}')
-    return sampler(told(model, cond, w, clip, rescale), x, stops(model, calls, sampler), **more)
+    return sampler(told(model, cond, w, clip, rescale), x, stops(model, calls, sampler, spacing), **more)
 
 # %% ../nbs/14_generation.ipynb #0b3ff1ca
 @contextmanager
@@ -134,7 +140,7 @@ def _part(value, some, n):
     if len(value) != n: raise ValueError(f'{len(value)} labels or weights for {n} images: give one for all, or one for each')
     return value[some]
 
-# %% ../nbs/14_generation.ipynb #afe79ab3
+# %% ../nbs/14_generation.ipynb #63ea1d53
 def generate(
     model,         # A `Denoiser`; a guided or steered one; or any denoiser `(x, phi) -> Guess`, with `shape`
     n:int=None,    # How many images; None: as many as there are labels or seeds, or 16
@@ -146,7 +152,7 @@ def generate(
     seeds=None,    # None: fresh ones; a number: that one and those after it; or a list
     batch=None,    # Images at a time; None: 32 on a CPU, 256 elsewhere
     progress=True, # Show a bar?
-    **more,        # For `walk`: rescale, shape, device, eta; and for the sampler, such as `churn=40`
+    **more,        # For `walk`: rescale, shape, device, eta, spacing; and for the sampler, such as `churn=40`
 )->Tensor:         # `(n, C, H, W)` float32 in [-1, 1] on the CPU
     "Images from noise. The same seed gives the same image, whatever the batch. Raises `ValueError` at once for anything that does not fit"
     n = n if n is not None else next((len(v) for v in (cond, seeds) if hasattr(v, '__len__') and getattr(v, 'ndim', 1)), 16)
@@ -175,7 +181,7 @@ def _finished(model, x, clip):
     x = (model.decode(x) if hasattr(model, 'decode') else x).float().cpu()
     return x.clamp(-1, 1) if clip or x.ndim == 4 else x
 
-# %% ../nbs/14_generation.ipynb #4c049c85
+# %% ../nbs/14_generation.ipynb #d00de289
 def _favourite():
     "The model that comes with the package; where it is missing, the oracle of the built-in digits. And what to say about it"
     try: return load('mnist-labels'), 'the model <tt>mnist-labels</tt>'
@@ -183,9 +189,15 @@ def _favourite():
         data = load_data('digits')
         return labelled(to_float(data.x), data.y), 'no model <tt>mnist-labels</tt> here: the exact oracle of the built-in digits answers instead, and copies them'
 
-def _picture(x):
-    "Images as HTML"
-    return f'<img alt="the current guess" src="data:image/png;base64,{base64.b64encode(png(show_images(x, cols=10))).decode()}">'
+def _html(pic, alt):
+    "A picture as HTML"
+    return f'<img alt="{alt}" style="max-width: none" src="data:image/png;base64,{base64.b64encode(png(pic)).decode()}">'
+
+def _result(W, steps, decode):
+    "What there is to see of a walk: its slider, or the picture of its only step"
+    n = len(steps[0].x)
+    if len(steps) > 1: return slider(steps, items=n, decode=decode)
+    return W.HTML(_html(to_frames(steps, items=n, decode=decode)[0], 'the only step: above, the mixture x; below, the guess of x0'))
 
 _samplers = dict(dpmpp=dpmpp, ddim=ddim, ddpm=ddpm, heun=heun)
 
@@ -203,7 +215,7 @@ def _controls(W, model):
         w=W.FloatSlider(3, min=0, max=10, step=.5, description='guidance', tooltip='0 is unconditional, 1 conditional', disabled=not classes, **wide),
         middle=W.Checkbox(True, description='guided only at 20 to 60 degrees', disabled=not classes, indent=False))
 
-# %% ../nbs/14_generation.ipynb #14c6cab0
+# %% ../nbs/14_generation.ipynb #8cb79173
 @functools.lru_cache(1)
 def _playground():
     "The widget class; made on first use, since ipywidgets is heavy"
@@ -243,10 +255,10 @@ def _playground():
                     for step in steps:
                         kept.append(step)
                         self.bar.value = len(kept)
-                        self.live.value = _picture(decode(step.x0) if decode else step.x0)
+                        guess = decode(step.x0) if decode else step.x0
+                        self.live.value = _html(show_images(guess, cols=_columns(len(guess))), 'the current guess')
                         if self.halt.is_set(): break
-                self.steps = kept
-                if len(kept) > 1: self.out.children = [slider(kept, items=len(kept[0].x), decode=decode)]
+                self.steps, self.out.children = kept, [_result(W, kept, decode)]
                 self.note.value = f'{len(kept)} of {self.bar.max} steps{", stopped"*self.halt.is_set()}{"; "*bool(self.words)}{self.words}'
             except Exception as e: self.note.value = f'<b>{type(e).__name__}</b>: {e}'
             finally: self.live.value, self.go.disabled, self.stop.disabled = '', False, True

@@ -1,0 +1,30 @@
+"""Ten thousand digits from the terminal: time and peak memory. Writes results/15.json; notebook 15 shows the table.
+
+python benchmarks/sampling.py
+"""
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+from common import keep
+
+watched = 'import resource, sys; from diffnb.cli import main; code = main(); print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)'
+
+
+def order(n, calls, folder):
+    "Sample in a process of its own"
+    line = ['sample', 'mnist', '--n', str(n), '--calls', str(calls), '--save', 'npz', '--out', f'{folder}/{n}']
+    start = time.time()
+    done = subprocess.run([sys.executable, '-c', watched, *line], stdout=sys.stdout, stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    if done.returncode: sys.exit(done.stderr)
+    kib = int(re.search(r'peak (\d+)', done.stderr)[1])
+    return dict(n=n, calls=calls, seconds=round(time.time() - start, 1), peak_mb=round(kib/1024), npz_mb=round(os.path.getsize(f'{folder}/{n}/samples.npz')/1e6, 1))
+
+
+if __name__ == '__main__':
+    with tempfile.TemporaryDirectory() as folder: rows = [order(n, 20, folder) for n in (1000, 10_000)]
+    for r in rows: print(r)
+    keep('15', rows=rows)

@@ -1,0 +1,156 @@
+"The commands as programs: killed, interrupted, launched in pairs, given files that bite"
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffnb.checkpoints import load
+from diffnb.cli import main
+
+env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+points = '--data spiral --n 400 --bs 16 --net-args width=8 layers=2 --no-tensorboard --no-progress'.split()
+
+# A parent that has imported everything forks each life of the run, and ends it in one of three ways: at a random moment after a random
+# step; while a file is being written; just after a file has got its name
+lives = '''
+import os, random, signal, sys, time
+import torch
+torch.set_num_threads(1)
+from diffnb import checkpoints
+from diffnb.cli import main
+folder, words, rng = sys.argv[1], sys.argv[2:], random.Random(0)
+
+def rows():
+    try: return open(folder + '/log.csv').read().count(chr(10))
+    except OSError: return 0
+
+def die(): os.kill(os.getpid(), signal.SIGKILL)
+
+def bomb(name, when, before):
+    real, calls = getattr(os, name), []
+    def f(*args):
+        calls.append(args)
+        if len(calls) < when: return real(*args)
+        if not before: real(*args)
+        die()
+    setattr(checkpoints.os, name, f)
+
+for kill in range(21):
+    start, pid = rows(), os.fork()
+    if not pid:
+        if kill % 3 == 1 and kill < 20: bomb('fsync', rng.randint(1, 9), True)
+        if kill % 3 == 2 and kill < 20: bomb('replace', rng.randint(2, 9), False)
+        os._exit(main(words))
+    if kill < 20 and kill % 3 == 0:
+        after = start + rng.randint(2, 12)
+        while rows() < after and os.waitpid(pid, os.WNOHANG) == (0, 0): time.sleep(.001)
+        time.sleep(rng.uniform(0, .02))
+        os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
+    print(kill, 'killed' if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), rows(), flush=True)
+'''
+
+
+def test_twenty_kills(tmp_path):
+    "At random moments, and in the middle of saving: the run ends at the same weights, to the bit, as one that nobody touched"
+    run = ['train', *points, '--steps', '400', '--every-save', '4', '--forget', '.2', '--valid', '.1']
+    assert main([*run, '--out', str(tmp_path/'whole')]) == 0
+    words = [*run, '--out', str(tmp_path/'killed'), '--resume']
+    p = subprocess.run([sys.executable, '-W', 'ignore', '-c', lives, str(tmp_path/'killed'), *words], capture_output=True, text=True, env=env, timeout=300)
+    said = [line.split() for line in p.stdout.splitlines() if line]
+    assert [s[1] for s in said] == ['killed']*20 + ['0'], (said, p.stderr[-2000:])
+    a, b = (load(tmp_path/k).state_dict() for k in ('whole', 'killed'))
+    assert all(a[k].equal(b[k]) for k in a)
+    tables = [[line.split(',')[:4] for line in (tmp_path/k/'log.csv').read_text().splitlines()] for k in ('whole', 'killed')]
+    assert tables[0] == tables[1] and len(tables[0]) == 401
+    assert not list((tmp_path/'killed').rglob('.*'))
+
+
+@pytest.mark.parametrize('sig, code', [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_polite_signal_saves_and_says_so(tmp_path, sig, code):
+    p = subprocess.Popen([sys.executable, '-m', 'diffnb.cli', 'train', *points, '--steps', '100000', '--out', str(tmp_path)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not ((tmp_path/'log.csv').exists() and (tmp_path/'log.csv').read_text().count('\n') > 20): assert p.poll() is None; time.sleep(.02)
+    p.send_signal(sig)
+    p.communicate(timeout=60)
+    assert p.returncode == code and load(tmp_path).notes['steps'] >= 20 and list(tmp_path.glob('state-*'))
+
+
+class Trap:
+    "A pickle that writes a file when it is opened"
+    def __init__(self, fname): self.fname = fname
+    def __reduce__(self): return open, (self.fname, 'w')
+
+
+@pytest.mark.parametrize('suffix', ['pt', 'safetensors', 'npy', 'npz'])
+def test_a_malicious_file_is_not_opened(tmp_path, capsys, suffix):
+    trap, sprung = tmp_path/f'model.{suffix}', tmp_path/'sprung'
+    if suffix == 'pt': torch.save(Trap(str(sprung)), trap)
+    else: trap.write_bytes(pickle.dumps(Trap(str(sprung))))
+    for words in (['sample', trap], ['fld', trap], ['train', '--init', trap], ['train', '--data', trap], ['sample', 'mnist', '--mode', 'reconstruct', '--input', trap], ['train', '--config', trap]):
+        assert main([*map(str, words), *['--out', str(tmp_path/'out')]*(words[0] != 'fld')]) == 2, words
+        assert 'error: ' in capsys.readouterr().err
+    assert not sprung.exists() and not (tmp_path/'out').exists()
+
+
+def test_damaged_state_in_a_run_folder(tmp_path, capsys):
+    run = ['train', *points, '--steps', '12', '--every-save', '3', '--out', str(tmp_path)]
+    assert main(run) == 0
+    states = sorted(tmp_path.glob('state-*'))
+    states[-1].write_bytes(states[-1].read_bytes()[:200])
+    assert main([*run, '--resume']) == 0 and 'going back to the state before' in capsys.readouterr().err
+    for f in tmp_path.glob('state-*'): f.write_bytes(pickle.dumps(Trap(str(tmp_path/'sprung'))))
+    assert main([*run, '--resume']) == 2 and not (tmp_path/'sprung').exists()
+
+
+pair = '''
+import sys, torch
+from accelerate import PartialState
+from accelerate.utils import gather
+from diffnb.cli import diffnb_sample, diffnb_train
+folder = sys.argv[1]
+small = dict(steps=20, bs=32, net_args=dict(width=8, mults=[1, 2]), accumulate=2, tensorboard=False, progress=False)
+model = diffnb_train(out=f'{folder}/run', **small)
+flat = torch.cat([p.detach().flatten() for p in model.net.parameters()])
+every = gather(flat[None])
+assert len(every) == 2 and every[0].equal(every[1]), 'the weights of the two processes differ'
+diffnb_sample(model=f'{folder}/run', n=7, bs=2, calls=3, out=f'{folder}/samples', save=['png', 'npz', 'grid'], progress=False)
+PartialState().destroy_process_group()
+'''
+
+
+def test_two_processes_train_and_sample_as_one(tmp_path):
+    (tmp_path/'pair.py').write_text(pair)
+    launch = [sys.executable, '-m', 'accelerate.commands.launch', '--cpu', '--num_processes', '2', '--main_process_port', '0', str(tmp_path/'pair.py'), str(tmp_path/'two')]
+    p = subprocess.run(launch, capture_output=True, text=True, env=env, timeout=300)
+    assert p.returncode == 0, p.stderr[-3000:]
+    words = ['--no-progress', '--out']
+    assert main(['train', '--steps', '20', '--bs', '32', '--net-args', 'width=8', 'mults=[1,2]', '--no-tensorboard', *words, str(tmp_path/'one'/'run')]) == 0
+    losses = [[float(line.split(',')[1]) for line in (tmp_path/k/'run'/'log.csv').read_text().splitlines()[1:]] for k in ('one', 'two')]
+    assert len(losses[1]) == 20                                                              # one table, written once
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=2e-3, atol=2e-3)             # bf16 where the device knows it
+    assert len(list((tmp_path/'two'/'run').glob('state-*'))) == 2 and sorted(p.name for p in (tmp_path/'two').iterdir()) == ['run', 'samples']
+    assert main(['sample', str(tmp_path/'two'/'run'), '--n', '7', '--calls', '3', '--save', 'npz', *words, str(tmp_path/'alone')]) == 0
+    a, b = (np.load(tmp_path/k/'samples.npz') for k in ('two/samples', 'alone'))
+    assert np.abs(a['x'].astype(int) - b['x']).max() <= 1 and (a['y'] == b['y']).all()
+    assert len(list((tmp_path/'two'/'samples'/'images').rglob('*.png'))) == 7
+
+
+def test_the_installed_programs():
+    for name in ('diffnb_train', 'diffnb_sample', 'diffnb_fld'):
+        program = Path(sys.executable).parent/name
+        assert program.exists(), f'{name} is not installed: pip install -e . again'
+        p = subprocess.run([program, '--help'], capture_output=True, text=True, env=env)
+        assert p.returncode == 0 and f'usage: {name}' in p.stdout
+
+
+def test_the_stored_order_needs_no_more_memory_than_a_small_one():
+    rows = json.loads((Path(__file__).resolve().parent.parent/'results'/'15.json').read_text())['rows']
+    assert [r['n'] for r in rows] == [1000, 10_000] and rows[1]['peak_mb'] < rows[0]['peak_mb'] + 50
