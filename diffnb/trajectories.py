@@ -105,6 +105,11 @@ def _together(walks, n):
         return int((phi - lead[i]).abs().argmin()) if falling else round(i/max(1, len(lead) - 1)*(len(phi) - 1))
     return [[of(phi, i) for phi in phis] for i in _pick(lead, n)]
 
+# %% ../nbs/05_trajectories.ipynb #15fc7733
+def _columns(n, most=8):
+    "Columns for n pictures: as few rows as can be, evenly filled"
+    return -(-n//-(-n//most))
+
 # %% ../nbs/05_trajectories.ipynb #3ee24a39
 class _Shot(NamedTuple):
     "One step, drawn"
@@ -120,11 +125,11 @@ class _Reel(NamedTuple):
     scale:int    # Screen pixels for a pixel
     note:str     # What the viewer should be told
 
-# %% ../nbs/05_trajectories.ipynb #60876b72
+# %% ../nbs/05_trajectories.ipynb #2f792a72
 def _draw(step, items, decode):
-    "A step as a picture, one pixel for one pixel, in rows of up to eight"
+    "A step as a picture, one pixel for one pixel, in even rows of up to eight"
     halves = [_pictures(half, items, decode) for half in (step.x, step.x0)]
-    return _glue([show_images(x, cols=8, scale=1, pad=1) for x in halves])
+    return _glue([show_images(x, cols=_columns(len(x)), scale=1, pad=1) for x in halves])
 
 def _reel(steps, n, items, scale, decode):
     "Draw what n frames need"

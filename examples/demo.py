@@ -1,6 +1,6 @@
 """Train a small diffusion model on scikit-learn's handwritten digits and let it write some of its own. No download, no GPU, about a minute on two cores.
 
-Leaves in demo/: samples.png, trajectory.png, trajectory.gif, loss.png, model.safetensors
+Leaves in demo/: samples.png, trajectory.png, trajectory.gif, trajectory.html (to scrub with mouse and keys), loss.png, model.safetensors
 """
 import argparse
 import functools
@@ -15,7 +15,7 @@ matplotlib.use('agg')
 import torch  # noqa: E402
 from sklearn.neural_network import MLPClassifier  # noqa: E402
 
-from diffnb.all import (FLD, Denoiser, UNet, dpmpp, ddim, fit, last, load_data, path, save, save_gif, seeded, show_images, show_losses,  # noqa: E402
+from diffnb.all import (FLD, Denoiser, UNet, dpmpp, ddim, fit, last, load_data, path, save, save_gif, scrubber_html, seeded, show_images, show_losses,  # noqa: E402
                         strip, to_float)
 
 
@@ -65,6 +65,7 @@ def main():
     walk = list(ddim(ten, noise[:10], path(model.schedule, 40)))
     strip(walk, n=12, items=4, scale=3).save(a.out/'trajectory.png')
     save_gif(walk, a.out/'trajectory.gif', items=10, scale=3)
+    scrubber_html(walk, a.out/'trajectory.html', items=10, scale=4, title='Ten digits, from noise')
 
     probs, held = judge(train), to_float(test.x)
     two = last(dpmpp(write, noise, path(model.schedule, a.calls))).x.clamp(-1, 1)
@@ -84,6 +85,7 @@ def main():
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform.startswith('linux') else 2**30)
     print(f'\nDone in {time.time() - begin:.0f} s, at most {peak:.1f} GB of memory. Now look at {a.out}/samples.png, trajectory.gif (noise above, what the network believes below) and loss.png.')
+    print(f'Open {a.out}/trajectory.html in a browser to move through the same walk with the arrow keys.')
     print('Next: `make lab` opens the course; begin with index.ipynb. Or in Python:')
     print(f'  from diffnb.all import *; model = load("{a.out}/model.safetensors")')
 

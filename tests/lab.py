@@ -30,6 +30,7 @@ class Lab:
         self.nbs = self.folder/'work'/'nbs'
         self.nbs.mkdir(parents=True)
         if (root/'results').is_dir(): shutil.copytree(root/'results', self.folder/'work'/'results')
+        if (root/'settings.ini').is_file(): shutil.copy(root/'settings.ini', self.folder/'work')        # the last cell of each notebook exports
         for f in notebooks: shutil.copy(f, self.nbs)
         for name, value in {**settings, 'apputils-extension/themes': dict(theme=theme)}.items():
             package, _, plugin = name.partition('/')
@@ -88,14 +89,15 @@ class Lab:
         page.click('.lm-MenuBar-itemLabel:text-is("Run")')
         page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
         with contextlib.suppress(Exception): page.click('.jp-Dialog button.jp-mod-accept', timeout=1000)   # "Select kernel": asked when the page is slower than its kernel
-        page.wait_for_function('''() => {
+        done = page.wait_for_function('''() => {
             if (document.querySelector('.jp-Dialog')) throw new Error('a dialog: ' + document.querySelector('.jp-Dialog').innerText)
-            const cells = [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell')].filter(c => c.querySelector('.cm-content').innerText.trim())
-            const done = cells.every(c => /^\\[\\d+\\]/.test(c.querySelector('.jp-InputPrompt').innerText))
-            return cells.length && done || document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden) [data-mime-type="application/vnd.jupyter.stderr"] .ansi-red-fg, ' +
-                '.jp-NotebookPanel:not(.lm-mod-hidden) [data-mime-type="application/vnd.jupyter.error"]') }''', timeout=seconds*1000, polling=200)
-        errors = page.query_selector_all('.jp-NotebookPanel:not(.lm-mod-hidden) [data-mime-type="application/vnd.jupyter.error"]')
-        return errors[0].inner_text()[-1500:] if errors else ''
+            const here = '.jp-NotebookPanel:not(.lm-mod-hidden) ', find = s => [...document.querySelectorAll(here + s)]
+            const error = find('[data-mime-type="application/vnd.jupyter.error"], ' + here + '[data-mime-type="application/vnd.jupyter.stderr"]').map(e => e.innerText)
+                .find(s => /Traceback \\(most recent call last\\)|^\\w*(Error|Exception|Interrupt): /m.test(s))
+            if (error) return {error}
+            const cells = find('.jp-CodeCell').filter(c => c.querySelector('.cm-content').innerText.trim())
+            return cells.length && cells.every(c => /^\\[\\d+\\]/.test(c.querySelector('.jp-InputPrompt').innerText)) && {error: ''} }''', timeout=seconds*1000, polling=200)
+        return done.json_value()['error'][-1500:]
 
     def end_kernels(self):
         "As 'Shut Down Kernel' does; returns when none is left"
@@ -111,6 +113,13 @@ class Lab:
         self.server.wait()
         self.log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def broken(page):
+    "The text of a widget that could not be shown: its place holds an error, and the cell reports none; '' if all is well"
+    time.sleep(1)                                                               # a widget is drawn after its cell is done
+    found = page.locator('.jp-NotebookPanel:not(.lm-mod-hidden) .jupyter-widgets-error-widget')
+    return f'a widget broke: {found.first.text_content()[:300]}' if found.count() else ''
 
 
 @contextlib.contextmanager
@@ -134,6 +143,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('notebooks', nargs='+', type=Path)
     p.add_argument('--shots', type=Path, help='a folder for a screenshot of every notebook, page by page')
+    p.add_argument('--stored', action='store_true', help='do not run: show the outputs that are stored, as a fresh clone does')
     p.add_argument('--dark', action='store_true', help='the dark theme')
     a = p.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('stopped'))               # so that the server is ended too
@@ -142,7 +152,7 @@ def main():
         for f in a.notebooks:
             page, start = b.new_page(viewport=dict(width=1200, height=1400)), time.time()
             lab.open(page, f.name)
-            error = lab.run_all(page)
+            error = ('' if a.stored else lab.run_all(page)) or broken(page)
             bad += bool(error)
             print(f'{f.name}: {"FAILED" if error else "ok"}, {time.time() - start:.0f} s, {page.locator(".jp-OutputArea img").count()} pictures {error}', flush=True)
             if a.shots:

@@ -127,6 +127,7 @@ def run(lab, chromium, name):
     lab.open(page, name)
     error = lab.run_all(page)
     assert not error, error
+    assert not driver.broken(page), driver.broken(page)
     return page
 
 
@@ -148,6 +149,7 @@ def test_the_slider_moves_in_jupyterlab_and_goes_on_when_the_kernel_is_gone(lab,
     lab.end_kernels()
     assert lab.api('kernels') == []
     check(alive)
+    assert not driver.broken(page), driver.broken(page)
     page.close()
 
 
@@ -169,8 +171,20 @@ def test_the_playground_draws_and_its_slider_moves(lab, chromium):
     second = Scrubber(page, new.first, '.noUi-handle')
     check(second)
     assert (second.moved(second.press('End'))[0] != ends).any(), 'another seed drew the same images'
+    assert not driver.broken(page), driver.broken(page)
     lab.end_kernels()
     check(second)
+    page.close()
+
+
+def test_a_widget_that_breaks_is_noticed(lab, chromium):
+    cell = dict(cell_type='code', id='a', metadata={}, execution_count=None, outputs=[], source="import ipywidgets\nw = ipywidgets.HTML('x')\nw._view_name = 'Nobody'\nw")
+    kernel = dict(kernelspec=dict(display_name='Python 3 (ipykernel)', language='python', name='python3'))
+    (lab.nbs/'broken.ipynb').write_text(json.dumps(dict(cells=[cell], metadata=kernel, nbformat=4, nbformat_minor=5)), encoding='utf-8')
+    page = chromium.new_page()
+    lab.open(page, 'broken.ipynb')
+    assert lab.run_all(page) == '' and driver.broken(page)
+    lab.end_kernels()
     page.close()
 
 
