@@ -105,7 +105,7 @@ def draw(model, sampler=dpmpp, calls=20, n=10_000, batch=50, seed=0, labels=None
         g = torch.Generator().manual_seed(seed + i)
         denoise = guide(model, labels[i:i + batch], w) if labels is not None else model
         x = torch.randn((min(batch, n - i), 1, 28, 28), generator=g)
-        torch.manual_seed(seed + i)
+        torch.manual_seed(10**9 + seed + i)                      # fresh noise that is not the noise of the start again
         out.append(last(sampler(denoise, x, angles)).x.clamp(-1, 1))
     return torch.cat(out), time.time() - start
 
