@@ -127,12 +127,12 @@ def settings_of(
     if [s.name for s in out] != list(signature): raise ValueError(f'{fn.__name__}: write every argument on a line of its own, with a comment')
     return out
 
-# %% ../nbs/15_cli.ipynb #73940b69
+# %% ../nbs/15_cli.ipynb #a81580a9
 _without = inspect.Parameter.empty
 
 def _flag(parser, s):
     "Add one setting to a parser"
-    words = s.words.replace('%', '%%') + (f' (default: {_shown(s.default)})' if s.default not in (None, _without, False, '') else '')
+    words = s.words.replace('%', '%%') + (f' (default: {_shown(s.default)})' if s.default not in (None, _without, {}) and s.default is not False else '')
     more = dict(default=argparse.SUPPRESS, help=words)
     def read(v):
         try: return s.kind(v)
@@ -153,7 +153,7 @@ def parser_of(
 ):             # An `argparse.ArgumentParser` that returns only what was given
     "A reader of command lines with typed, grouped help"
     about = fn.__doc__.replace('%', '%%')
-    parser = argparse.ArgumentParser(prog or fn.__name__, description=about, allow_abbrev=False, formatter_class=lambda prog: argparse.HelpFormatter(prog, 34, width=118))
+    parser = argparse.ArgumentParser(prog or fn.__name__, description=about, allow_abbrev=False, formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=118))
     for group, those in itertools.groupby(settings_of(fn), lambda s: s.group):
         target = parser.add_argument_group(group)
         for s in those: _flag(target, s)
@@ -348,7 +348,7 @@ def _device(name):
     try: return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as e: raise ValueError(f'device {name!r} cannot be used ({str(e).splitlines()[0]}): give cpu, cuda, cuda:1 or mps') from None
 
-# %% ../nbs/15_cli.ipynb #61ac9c69
+# %% ../nbs/15_cli.ipynb #5ee89653
 def _prepare(o, team):
     "Folder, data and model of a run, or of one that goes on"
     folder = Path(team.share(o.out or f'runs/{Path(o.data).stem}-{time.strftime("%Y%m%d-%H%M%S")}'))
@@ -444,7 +444,7 @@ def diffnb_train(
     folder, going, items, model = _prepare(o, team)
     every = {k: v for k, v in dict(save=every_save, preview=every_preview, valid=every_valid).items() if v is not None}
     with _recorded(folder, o, team, going):
-        if team.rank == 0 and progress: print(f'{folder}: {sum(p.numel() for p in model.net.parameters()):,} parameters, {len(items.x):,} items of {"x".join(map(str, items.x.shape[1:]))}', flush=True)
+        if team.rank == 0 and progress: print(f'{folder}: {sum(p.numel() for p in model.net.parameters()):,} parameters, {len(items.x):,} items of {"x".join(map(str, items.x.shape[1:]))}' + f', {team.world} processes'*(team.world > 1), flush=True)
         return fit(model, items[:2], o.steps, epochs, bs, lr, lr_end, warmup, opt, decay, ema, valid or None, patience, every, folder, going, keep, seed, flip,
                    precision=None if precision in ('no', 'fp16') else precision, device=team.device, accelerator=team.accelerator, progress=progress,
                    tensorboard=bool(importlib.util.find_spec('tensorboard')) if tensorboard is None else tensorboard,

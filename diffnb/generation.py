@@ -38,7 +38,7 @@ def choose_seeds(
     if len(seeds) != n: raise ValueError(f'{len(seeds)} seeds for {n} images: give one for each, or a single whole number to count from')
     return seeds
 
-# %% ../nbs/14_generation.ipynb #399d17d8
+# %% ../nbs/14_generation.ipynb #e3933d14
 def _curve(model):
     "The schedule that samplers follow; the cosine where a denoiser has none"
     if isinstance(model, functools.partial) and hasattr(model.func, 'schedule'):
@@ -53,6 +53,7 @@ def stops(
 )->Tensor:         # Angles in radians, falling, the last 0
     "The path for so many calls. Raises `ValueError` for no whole number, and for more calls than the schedule has steps"
     if isinstance(calls, bool) or not isinstance(calls, numbers.Integral) or calls < 1: raise ValueError(f'calls={calls!r}: give a whole number, 1 or more')
+    if not callable(sampler): raise ValueError(f'sampler={sampler!r}: give the function itself: {", ".join(f.__name__ for f in (dpmpp, ddim, ddpm, heun))}, or one of your own')
     twice = getattr(sampler, 'func', sampler) is heun
     return path(_curve(model), (calls + 1)//2 if twice else int(calls), spacing)
 

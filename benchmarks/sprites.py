@@ -1,0 +1,211 @@
+"""The long run of nbs/23_sprites: train on the DawnLike sprites with the original's settings and with ours, draw, measure, and note every number in results/23.json as it
+comes, with pictures in results/23. A training that was ended goes on where it stood.
+
+    python benchmarks/sprites.py                     all of it; needs sprites_dawnlike/dawnlike_16x16.npz in DIFFNB_DATA
+    python benchmarks/sprites.py 'ours' 'ours again' some trainings
+
+DawnLike (v1.81) is by DragonDePlatino, with the palette of DawnBringer, CC BY 4.0.
+"""
+import argparse
+import fcntl
+import json
+import os
+import re
+import time
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common import about, results
+from diffnb.all import FLD, Denoiser, Images, Muon, UNet, batches, cosine, ddim, ddpm, dpmpp, fit, from_betas, guide, last, load, load_data, nearest, path, show_images, to_float
+
+runs, data_file = results.parent/'runs'/'23', 'sprites_dawnlike/dawnlike_16x16.npz'
+net = dict(width=32, mults=(1, 2, 2), classes=5)                                            # 626,371 parameters
+
+beta = [1e-3 + (.02 - 1e-3)*t/500 for t in range(501)]                                      # the original's table of T + 1: its first entry holds two factors
+old = from_betas(betas=[1 - (1 - beta[0])*(1 - beta[1]), *beta[2:]])
+trainings = {
+    'as the original': dict(target='eps', schedule=old, opt='adam', lr=1e-3, lr_end=0., ema=0., seed=0),
+    'ours':            dict(target='v', schedule=cosine, opt=Muon, lr=3e-3, lr_end=0., ema=.998, seed=0),
+    'ours again':      dict(target='v', schedule=cosine, opt=Muon, lr=3e-3, lr_end=0., ema=.998, seed=1),
+}
+fresh = partial(dpmpp, eta=1.)
+rows = {                                                                                    # name: (training, sampler, calls, guidance, how many)
+    'original, DDPM 500':  ('as the original', partial(ddpm, var='large'), 500, 1., 250),
+    'original, DDIM 25':   ('as the original', ddim, 25, 1., 500),
+    'DDPM 100':            ('ours', ddpm, 100, 1., 250),
+    'DDIM 25':             ('ours', ddim, 25, 1., 500),
+    **{f'DPM++ 25, w {w:g}': ('ours', fresh, 25, w, 500) for w in (0., 1., 1.5, 2., 4.)},
+    'DDIM 25, again':      ('ours again', ddim, 25, 1., 500),
+    **{f'DPM++ 25, w {w:g}, again': ('ours again', fresh, 25, w, 500) for w in (1., 2.)},
+}
+
+
+def note(a, section, name, row):
+    "Add a row to results/23.json, whoever else is writing"
+    a.out.mkdir(parents=True, exist_ok=True)
+    with open(a.out/'.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = json.loads((a.out/'23.json').read_text()) if (a.out/'23.json').exists() else {}
+        record.setdefault(section, {})[name] = {**about(), **row}
+        (a.out/'23.json').write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')
+    print(section, '|', name, '|', {k: v for k, v in row.items() if not isinstance(v, (dict, list))}, flush=True)
+
+
+@cache
+def sprites():
+    "(training part, held-out part). Two frames of one animation lie in sheets ...0 and ...1 at the same place: they stay together"
+    root = Path(os.environ.get('DIFFNB_DATA', '.'))
+    data, raw = load_data(data_file, root=root), np.load(root/data_file, allow_pickle=False)
+    who = [(re.sub('[0-9]+$', '', raw['sheet_names'][s]), *cell) for s, cell in zip(raw['sheet'], raw['cell'].tolist())]
+    each = sorted(set(who))
+    held = {each[i] for i in np.random.RandomState(0).permutation(len(each))[:len(each)//5]}
+    out = torch.tensor([w in held for w in who])
+    return tuple(Images(data.x[part], data.y[part], data.names) for part in (~out, out))
+
+
+class Reader(nn.Module):
+    "Which class? Its 64 features, the means of its last maps, are the measure of likeness"
+    def __init__(self):
+        super().__init__()
+        def layer(cin, cout): return nn.Sequential(nn.Conv2d(cin, cout, 3, padding=1), nn.BatchNorm2d(cout), nn.ReLU())
+        self.body = nn.Sequential(layer(3, 32), layer(32, 32), nn.MaxPool2d(2), layer(32, 64), layer(64, 64), nn.MaxPool2d(2), layer(64, 64))
+        self.head = nn.Linear(64, 5)
+    def features(self, x): return self.body(x).mean((2, 3))
+    def forward(self, x): return self.head(F.dropout(self.features(x), .3, self.training))
+
+
+def shaken(x, g):
+    "Each picture moved by up to two pixels; the edge is white"
+    big = F.pad(x, (2,)*4, value=1.)
+    at = torch.randint(0, 5, (len(x), 2), generator=g).tolist()
+    return torch.stack([p[:, i:i + x.shape[2], j:j + x.shape[3]] for p, (i, j) in zip(big, at)])
+
+
+@cache
+def reader(folder, steps):
+    "The trained network; from its file if it is there"
+    train, _ = sprites()
+    torch.manual_seed(0)
+    model, f, g = Reader(), folder/'reader.pt', torch.Generator().manual_seed(0)
+    if f.exists(): model.load_state_dict(torch.load(f, weights_only=True))
+    else:
+        opt = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=.05)
+        fall = torch.optim.lr_scheduler.OneCycleLR(opt, 3e-3, total_steps=steps)
+        for _, (x, y) in zip(range(steps), batches(train, 64, flip=True)):
+            opt.zero_grad(); F.cross_entropy(model(shaken(x, g)), y, label_smoothing=.1).backward(); opt.step(); fall.step()
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(model.state_dict(), f)
+    return model.eval()
+
+
+def in_helpings(function, images):
+    x = images.x if isinstance(images, Images) else images
+    x = to_float(x) if x.dtype == torch.uint8 else x
+    with torch.no_grad(): return torch.cat([function(p) for p in x.split(200)])
+
+
+def colours(images): return in_helpings(lambda x: (x + 1).flatten(1)/2, images)
+
+
+def agreement(net, x, y):
+    "How many are read as what they should be: of all, its standard error, and class by class"
+    right = in_helpings(net, x).argmax(1).eq(y).double()
+    return dict(agreement=right.mean().item(), agreement_se=(right.mean()*(1 - right.mean())/len(y)).sqrt().item(), by_class=[right[y == k].mean().item() for k in range(5)])
+
+
+def trained(a, name):
+    "The model of a run, and what its training cost; from its folder if it is done already"
+    o, folder = dict(trainings[name]), a.folder/name.replace(' ', '_')
+    if (folder/'done.json').exists(): return load(folder), json.loads((folder/'done.json').read_text())
+    train, _ = sprites()
+    torch.manual_seed(o['seed'])
+    model, start, used = Denoiser(UNet(3, **net), o.pop('target'), o.pop('schedule')), time.time(), time.process_time()
+    begun = any(folder.glob('state-*'))
+    model = fit(model, train, steps=a.steps, bs=64, flip=True, forget=.1, folder=folder, resume=begun, every=dict(valid=0, save=500), keep=1, **o)
+    cost = dict(training=name, parameters=sum(p.numel() for p in model.parameters()), train=len(train.x), steps=a.steps, batch=64, passes=round(a.steps*64/len(train.x), 1), seed=o['seed'],
+                resumed=begun, seconds=round(time.time() - start), cpu_seconds=round(time.process_time() - used), train_loss=sum(model.history.column('loss')[-100:])/100)
+    (folder/'done.json').write_text(json.dumps(cost))
+    return model, cost
+
+
+@torch.no_grad()
+def draw(model, y, sampler, calls, w, seed=0):
+    "Sprites of the labels y in [-1, 1], from fixed noise; and the seconds it took"
+    start, angles, out = time.time(), path(model.schedule, calls), []
+    for i, part in enumerate(y.split(125)):
+        g = torch.Generator().manual_seed(1000*seed + i)
+        noise = torch.randn((len(part), 3, 16, 16), generator=g)
+        torch.manual_seed(1000*seed + i)
+        out.append(last(sampler(guide(model, part, w), noise, angles)).x.clamp(-1, 1))
+    return torch.cat(out), time.time() - start
+
+
+def asked(n):
+    "Labels as often as in the training part, shuffled"
+    train, _ = sprites()
+    even = torch.linspace(0, len(train.y) - 1, n).round().long()
+    return train.y.sort().values[even][torch.randperm(n, generator=torch.Generator().manual_seed(0))]
+
+
+def picture(a, name, x, cols):
+    (a.out/'23').mkdir(parents=True, exist_ok=True)
+    show_images(x.clamp(-1, 1), cols=cols, scale=2).quantize(96).save(a.out/'23'/f"{name.replace(', ', '-').replace(' ', '_')}.png", optimize=True)
+
+
+def by_class(x, y, k=12): return torch.cat([x[y == c][:k] for c in range(5)])
+
+
+def real(a):
+    "What the numbers say of real sprites"
+    train, held = sprites()
+    net = reader(a.folder, a.reader)
+    fld = FLD(held, features=partial(in_helpings, net.features), real=train)
+    note(a, 'real', 'held out', dict(n=len(held.x), train=len(train.x), noise=fld.ref.noise, floor={str(n): v for n, v in fld.ref.floor.tolist()}, **agreement(net, held.x, held.y)))
+    note(a, 'real', 'training', dict(n=len(train.x), **agreement(net, train.x, train.y)))
+    picture(a, 'real', to_float(by_class(train.x[::3], train.y[::3])), 12)
+    return net, fld
+
+
+def measure(a, name, net, fld):
+    "Draw, measure, note, keep a picture"
+    training, sampler, calls, w, n = rows[name]
+    model, cost = trained(a, training)
+    y = asked(min(n, a.n))
+    x, seconds = draw(model, y, sampler, calls, w)
+    s, (train, held) = fld(x), sprites()
+    m = nearest(x[:250], torch.cat([train.x, train.x.flip(-1)]), torch.cat([held.x, held.x.flip(-1)]), colours)
+    note(a, 'table', name, {**cost, 'calls': calls, 'w': w, 'n': len(x), 'sampling_seed': 0, 'sampling_seconds': round(seconds), **agreement(net, x, y), 'fld': s.value, 'se': s.se,
+                            'wobble': s.wobble, 'debiased': s.debiased, 'floor': s.floor, 'percent': s.percent,
+                            'features': f'a classifier trained on the {len(train.x)} training sprites, 64 numbers', 'reference': f'{len(held.x)} held-out sprites',
+                            'memory': dict(n=len(m.train), share=m.share, expected=m.expected, to_train=m.train.median().item(), to_held=m.test.median().item(), copies=int((m.train < .5).sum()))})
+    picture(a, name, by_class(x, y), 12)
+    if name == 'DPM++ 25, w 1':
+        some = m.train.argsort()[10::20][:12]
+        picture(a, 'nearest', torch.cat([x[some], to_float(torch.cat([train.x, train.x.flip(-1)])[m.index[some]])]), 12)
+        scales = [draw(model, torch.arange(5).repeat_interleave(2), fresh, 25, w)[0] for w in (0., 1., 2., 4., 8.)]
+        picture(a, 'scales', torch.cat(scales), 10)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('names', nargs='*', help='trainings; all when not given')
+    p.add_argument('--steps', type=int, default=1500, help='of each training')
+    p.add_argument('--reader', type=int, default=1000, help='steps of the classifier')
+    p.add_argument('--n', type=int, default=1000, help='at most so many sprites for a number')
+    p.add_argument('--folder', type=Path, default=runs, help='where trainings are kept')
+    p.add_argument('--out', type=Path, default=results)
+    p.add_argument('--threads', type=int, default=1)
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    net, fld = real(a)
+    for training in a.names or ('ours', 'as the original', 'ours again'):
+        for name, (of, _, calls, *_) in sorted(rows.items(), key=lambda r: r[1][2]):
+            if of == training: measure(a, name, net, fld)
+
+
+if __name__ == '__main__': main()
