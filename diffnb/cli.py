@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['diffnb_train', 'diffnb_sample', 'diffnb_fld']
 
-# %% ../nbs/15_cli.ipynb #b92acac8
+# %% ../nbs/15_cli.ipynb #1ea367a7
 import ast
 import argparse
 import contextlib
@@ -38,7 +38,7 @@ from .generation import middle, stops, told, walk
 from .guidance import classes_of, interval
 from .samplers import ddim, ddpm, dpmpp, heun, last
 from .schedules import schedules
-from .training import Diverged, _holds_run, _newest_state, fit, optimisers
+from .training import Diverged, _accelerator, _holds_run, _newest_state, fit, optimisers
 from .trajectories import save_gif, scrubber_html
 
 # %% ../nbs/15_cli.ipynb #bf45c720
@@ -306,7 +306,7 @@ def _check_labels(model, data):
     if classes and data.y is not None and not -1 <= int(data.y.min()) <= int(data.y.max()) < classes:
         raise ValueError(f'labels go from {int(data.y.min())} to {int(data.y.max())}, and the network knows {classes} classes, 0 to {classes - 1}: give --net-args classes={int(data.y.max()) + 1}, or begin from another --init')
 
-# %% ../nbs/15_cli.ipynb #b9082606
+# %% ../nbs/15_cli.ipynb #369ffa65
 _of_run = 'config.json', 'log.csv', 'log.csv.broken', 'model.safetensors', 'previews', 'checkpoints', 'tensorboard', 'state-*', '.*.part'
 
 def _sweep(folder, patterns):
@@ -328,11 +328,10 @@ class _Team:
     "Who works on this: one process, or those that `accelerate launch` has started"
     def __init__(self, device=None, precision=None):
         self.rank, self.world, self.accelerator = 0, 1, None
-        half = precision if precision == 'fp16' else 'no'
-        if half == 'fp16' and (device == 'cpu' or not torch.cuda.is_available()): raise ValueError("precision: fp16 needs a GPU (CUDA): give bf16, no or auto")
-        if int(os.environ.get('WORLD_SIZE', 1)) > 1 or half != 'no':
-            from accelerate import Accelerator
-            self.accelerator = Accelerator(mixed_precision=half, cpu=device == 'cpu')
+        half = precision == 'fp16'
+        if half and (device == 'cpu' or not torch.cuda.is_available()): raise ValueError("precision: fp16 needs a GPU (CUDA): give bf16, no or auto")
+        if int(os.environ.get('WORLD_SIZE', 1)) > 1 or half:
+            self.accelerator = _accelerator(True, precision)
             self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device if self.accelerator else _device(device)
     def wait(self): self.accelerator and self.accelerator.wait_for_everyone()

@@ -661,7 +661,7 @@ class _Run:
         save(self.folder/'checkpoints'/f'{step:08}.safetensors', self.ema, steps=step)
         _thin(self.folder/'checkpoints', f'{step:08}', self.keep)
 
-# %% ../nbs/10_training.ipynb #61e85271
+# %% ../nbs/10_training.ipynb #c91394ea
 def _split(data, valid, seed):
     "Training data (x, y), and what is held out"
     x, y = data
@@ -722,7 +722,10 @@ def _accelerator(accelerator, precision):
     if accelerator is None and int(os.environ.get('WORLD_SIZE', 1)) > 1: accelerator = True
     if accelerator is not True: return accelerator
     from accelerate import Accelerator
-    return Accelerator(mixed_precision='no' if precision in (None, 'auto', 'bf16') else precision)
+    accelerator, launched = Accelerator(mixed_precision='no' if precision in (None, 'auto', 'bf16') else precision), int(os.environ.get('WORLD_SIZE', 1))
+    if accelerator.num_processes != launched:
+        raise ValueError(f'{launched} processes were launched, and accelerate sees {accelerator.num_processes}: each would do all the work. Without a GPU set ACCELERATE_USE_CPU=true')
+    return accelerator
 
 # %% ../nbs/10_training.ipynb #77f23067
 def fit(
