@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['diffnb_train', 'diffnb_sample', 'diffnb_fld']
 
-# %% ../nbs/15_cli.ipynb #1ea367a7
+# %% ../nbs/15_cli.ipynb #c51657a1
 import ast
 import argparse
 import contextlib
@@ -26,7 +26,6 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 import torch
-from torch import Tensor
 import diffnb
 from .angle import targets
 from .checkpoints import build, known, load
@@ -347,7 +346,7 @@ def _device(name):
     try: return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as e: raise ValueError(f'device {name!r} cannot be used ({str(e).splitlines()[0]}): give cpu, cuda, cuda:1 or mps') from None
 
-# %% ../nbs/15_cli.ipynb #5ee89653
+# %% ../nbs/15_cli.ipynb #dcf2fff0
 def _prepare(o, team):
     "Folder, data and model of a run, or of one that goes on"
     folder = Path(team.share(o.out or f'runs/{Path(o.data).stem}-{time.strftime("%Y%m%d-%H%M%S")}'))
@@ -379,6 +378,11 @@ def _recorded(folder, o, team, going):
             with contextlib.suppress(OSError): folder.rmdir()
         raise
 
+_networks   = one_of(*[k for k in known if k not in ('Denoiser', 'WithImage')])
+_curves     = one_of(*[k for k in schedules if k not in ('from_betas', 'rescale')])
+_paths      = one_of(*[k for k in _curves.choices if k != 'lognormal'])
+_precisions = one_of('auto', 'no', 'bf16', 'fp16')
+
 @Command
 def diffnb_train(
     # Data
@@ -392,12 +396,12 @@ def diffnb_train(
     valid:share=.05,             # Share to hold out for validation; 0: none
     download:flag=True,          # Fetch what is not there
     # Model
-    net:one_of(*[k for k in known if k not in ('Denoiser', 'WithImage')])=None, # The network; UNet for images, MLP for points
+    net:_networks=None,          # The network; UNet for images, MLP for points
     net_args:pairs={},           # Its arguments, such as width=32 mults=[1,2,4] dropout=.1 for a UNet; widths=[32,64,96,128] depth=2 for a ResidualUNet
     target:one_of(*targets)='v', # What it predicts
-    schedule:one_of(*[k for k in schedules if k not in ('from_betas', 'rescale')])='cosine', # Which noise levels it is trained on
+    schedule:_curves='cosine',   # Which noise levels it is trained on
     schedule_args:pairs={},      # Its settings, such as signal=[.95,.02] for cosine; T=500 beta=[.001,.02] for linear_beta
-    sample_schedule:one_of(*[k for k in schedules if k not in ('from_betas', 'rescale', 'lognormal')])=None, # Which noise levels samplers visit, where these differ
+    sample_schedule:_paths=None, # Which noise levels samplers visit, where these differ
     sample_schedule_args:pairs={}, # Its settings
     standardise:flag=False,      # Give every channel mean 0 and standard deviation 1
     init:place=None,             # Begin with the weights of this model (and all that it is), rather than fresh ones
@@ -417,7 +421,7 @@ def diffnb_train(
     weight:one_of(*weightings)=None, # Weight on the error by angle; none: all angles count alike
     perturb:amount=0.,           # Input perturbation, .1 in DDPM-IP
     forget:share=.1,             # Share of labels forgotten, for guidance
-    precision:one_of('auto', 'no', 'bf16', 'fp16')='auto', # no is float32; auto: bf16 for images where the device knows it; fp16 needs a GPU
+    precision:_precisions='auto', # no is float32; auto: bf16 for images where the device knows it; fp16 needs a GPU
     patience:whole=None,         # Stop after so many validations without a better one
     seed:count=0,                # Of everything that is drawn
     device:text=None,            # cpu, cuda, mps; the best there is
@@ -615,27 +619,34 @@ def _tidied(folder, team):
             with contextlib.suppress(OSError): folder.rmdir()
         raise
 
-# %% ../nbs/15_cli.ipynb #62178bf9
+# %% ../nbs/15_cli.ipynb #1762b44e
+_weights   = one_of('ema', 'raw')
+_spacings  = one_of('trailing', 'leading', 'linspace', 'quad')
+_variances = one_of('small', 'large')
+_clips     = one_of('yes', 'no', 'dynamic')
+_modes     = one_of('sample', 'denoise', 'progressive', 'interpolate', 'reconstruct')
+_files     = some_of('png', 'grid', 'npz', 'gif', 'html')
+
 @Command
 def diffnb_sample(
     # Model
     model:place,                 # A model file, the folder of a run, or a name: mnist, mnist-labels
-    weights:one_of('ema', 'raw')='ema', # The averaged weights, or (of a run's folder) those of its last step
+    weights:_weights='ema',      # The averaged weights, or (of a run's folder) those of its last step
     # Sampler
     sampler:one_of(*_samplers)=None, # dpmpp where nothing else is said
     calls:whole=20,              # Evaluations of the network for a picture; guidance makes it two each
-    spacing:one_of('trailing', 'leading', 'linspace', 'quad')=None, # Which stops of the schedule; its own custom
+    spacing:_spacings=None,      # Which stops of the schedule; its own custom
     eta:share=None,              # Share of new noise, ddim and dpmpp; 0 for ddim, 1 for dpmpp
-    var:one_of('small', 'large')=None, # Variance of ddpm; small
+    var:_variances=None,         # Variance of ddpm; small
     churn:amount=None,           # EDM's churn, heun; 0
-    clip:one_of('yes', 'no', 'dynamic')='yes', # Keep every guess within the limits of an image
+    clip:_clips='yes',           # Keep every guess within the limits of an image
     # Labels
     labels:labels=None,          # all, none, or some, in turns; all where the model knows any
     per_label:whole=None,        # So many of each label, instead of n
     w:amount=None,               # Guidance: 0 unconditional, 1 conditional; 3 between 20 and 60 degrees where nothing is said
     interval:span=None,          # Guide only between these angles
     # What to make
-    mode:one_of('sample', 'denoise', 'progressive', 'interpolate', 'reconstruct')='sample', # What a picture shows
+    mode:_modes='sample',        # What a picture shows
     n:whole=16,                  # How many
     seed:count=0,                # Picture i has seed + i
     strip:whole=12,              # At most so many images in a row: denoise, progressive, interpolate
@@ -647,7 +658,7 @@ def diffnb_sample(
     device:text=None,            # cpu, cuda, mps; the best there is
     # The folder
     out:place=None,              # Where to write; samples/MODEL-TIME
-    save:some_of('png', 'grid', 'npz', 'gif', 'html')=['png', 'grid'], # One file each, an overview, an array, the walk of the first few as a film, as a page with a slider
+    save:_files=['png', 'grid'], # One file each, an overview, an array, the walk of the first few as a film, as a page with a slider
     config:place=None,           # A sample.json to take settings from; flags win
     overwrite:flag=False,        # Take away what was sampled there before
     progress:flag=True,          # Show a bar; in a log file, a line now and then
@@ -711,7 +722,7 @@ def _samples_of(o, device):
             tick(len(part))
     return Images(torch.cat(out), None if cond is None else torch.tensor(cond))
 
-# %% ../nbs/15_cli.ipynb #e10a9288
+# %% ../nbs/15_cli.ipynb #a8d69c02
 @Command
 def diffnb_fld(
     # What to measure
@@ -731,7 +742,7 @@ def diffnb_fld(
     calls:whole=20,              # As for diffnb_sample
     labels:labels=None,          # As for diffnb_sample
     w:amount=None,               # As for diffnb_sample
-    weights:one_of('ema', 'raw')='ema', # As for diffnb_sample
+    weights:_weights='ema',      # As for diffnb_sample
     bs:whole=None,               # Pictures at a time
     device:text=None,            # cpu, cuda, mps; the best there is
     # Other
