@@ -305,7 +305,7 @@ def _check_labels(model, data):
     if classes and data.y is not None and not -1 <= int(data.y.min()) <= int(data.y.max()) < classes:
         raise ValueError(f'labels go from {int(data.y.min())} to {int(data.y.max())}, and the network knows {classes} classes, 0 to {classes - 1}: give --net-args classes={int(data.y.max()) + 1}, or begin from another --init')
 
-# %% ../nbs/15_cli.ipynb #369ffa65
+# %% ../nbs/15_cli.ipynb #6c5fd4ed
 _of_run = 'config.json', 'log.csv', 'log.csv.broken', 'model.safetensors', 'previews', 'checkpoints', 'tensorboard', 'state-*', '.*.part'
 
 def _sweep(folder, patterns):
@@ -313,6 +313,26 @@ def _sweep(folder, patterns):
     for f in [f for p in patterns for f in folder.glob(p)]:
         if f.is_dir(): shutil.rmtree(f)
         else: f.unlink(missing_ok=True)
+
+@contextlib.contextmanager
+def _replacing(folder, patterns, main, spoilt):
+    "Put what is there aside; bring it back, and nothing else, where an order is refused and `spoilt` says that nothing came of it"
+    old = folder/'.before'
+    if main:
+        shutil.rmtree(old, ignore_errors=True)
+        found = [f for p in patterns for f in folder.glob(p)]
+        if found: old.mkdir()
+        for f in found: f.replace(old/f.name)
+    try: yield
+    except ValueError:
+        if main and spoilt():
+            _sweep(folder, patterns)
+            for f in old.glob('*'): f.replace(folder/f.name)
+            with contextlib.suppress(OSError): old.rmdir()
+            with contextlib.suppress(OSError): folder.rmdir()
+        raise
+    finally:
+        if main: shutil.rmtree(old, ignore_errors=True)
 
 def _write_config(fname, command, settings):
     "All settings, for --config; atomically"
@@ -346,7 +366,7 @@ def _device(name):
     try: return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as e: raise ValueError(f'device {name!r} cannot be used ({str(e).splitlines()[0]}): give cpu, cuda, cuda:1 or mps') from None
 
-# %% ../nbs/15_cli.ipynb #dcf2fff0
+# %% ../nbs/15_cli.ipynb #f0ccbf0c
 def _prepare(o, team):
     "Folder, data and model of a run, or of one that goes on"
     folder = Path(team.share(o.out or f'runs/{Path(o.data).stem}-{time.strftime("%Y%m%d-%H%M%S")}'))
@@ -362,21 +382,6 @@ def _prepare(o, team):
     model = _model(o, data)
     _check_labels(model, data)
     return folder, going, data, model
-
-@contextlib.contextmanager
-def _recorded(folder, o, team, going):
-    "With the settings in a file of the folder; a run that is refused leaves no trace"
-    fname = folder/'config.json'
-    if team.rank == 0:
-        if o.overwrite and not going and folder.exists(): _sweep(folder, _of_run)
-        _write_config(fname, 'diffnb_train', {**vars(o), 'out': str(folder), 'resume': False, 'overwrite': False, 'config': None})
-    team.wait()
-    try: yield
-    except ValueError:
-        if team.rank == 0 and not _holds_run(folder):
-            _sweep(folder, _of_run)
-            with contextlib.suppress(OSError): folder.rmdir()
-        raise
 
 _networks   = one_of(*[k for k in known if k not in ('Denoiser', 'WithImage')])
 _curves     = one_of(*[k for k in schedules if k not in ('from_betas', 'rescale')])
@@ -446,7 +451,9 @@ def diffnb_train(
     team = _Team(device, precision)
     folder, going, items, model = _prepare(o, team)
     every = {k: v for k, v in dict(save=every_save, preview=every_preview, valid=every_valid).items() if v is not None}
-    with _recorded(folder, o, team, going):
+    with _replacing(folder, () if going else _of_run, team.rank == 0, lambda: not _holds_run(folder)):
+        if team.rank == 0: _write_config(folder/'config.json', 'diffnb_train', {**vars(o), 'out': str(folder), 'resume': False, 'overwrite': False, 'config': None})
+        team.wait()
         if team.rank == 0 and progress: print(f'{folder}: {sum(p.numel() for p in model.net.parameters()):,} parameters, {len(items.x):,} items of {"x".join(map(str, items.x.shape[1:]))}' + f', {team.world} processes'*(team.world > 1), flush=True)
         return fit(model, items[:2], o.steps, epochs, bs, lr, lr_end, warmup, opt, decay, ema, valid or None, patience, every, folder, going, keep, seed, flip,
                    precision=None if precision in ('no', 'fp16') else precision, device=team.device, accelerator=team.accelerator, progress=progress,
@@ -590,7 +597,7 @@ class _Gallery:
                 with z.open('y.npy', 'w') as f: np.lib.format.write_array(f, np.array(self.cond))
         os.replace(temp, self.folder/'samples.npz')
 
-# %% ../nbs/15_cli.ipynb #544fa06e
+# %% ../nbs/15_cli.ipynb #c18817d2
 def _inputs(o, model, n):
     "Pictures to reconstruct, and their labels as far as the model knows such"
     if not o.input: raise ValueError('input: say which pictures to reconstruct: --input digits, a folder, an .npy or .npz')
@@ -606,18 +613,14 @@ def _room(o, team):
     if folder.exists() and not folder.is_dir(): raise ValueError(f'out: {folder} is a file: give the name of a folder')
     held = [f.name for p in ('images', 'grid.png', 'samples.npz', 'sample.json') for f in folder.glob(p)]
     if held and not o.overwrite: raise ValueError(f'out: {folder} holds {held[0]} already: --overwrite takes away what was sampled there; or give another folder')
-    team.wait()
-    if team.rank == 0 and held: _sweep(folder, _of_sampling)
     return folder
 @contextlib.contextmanager
 def _tidied(folder, team):
-    "An order that is refused leaves no trace; one that is interrupted leaves the pictures that are finished"
-    try: yield
-    except BaseException as e:
-        if team.rank == 0:
-            _sweep(folder, _of_sampling if isinstance(e, ValueError) else ('.samples.npy', '.*.part'))
-            with contextlib.suppress(OSError): folder.rmdir()
-        raise
+    "An order that is refused leaves what was there before; one that is interrupted leaves the pictures that are finished"
+    try:
+        with _replacing(folder, _of_sampling, team.rank == 0, lambda: True): yield
+    finally:
+        if team.rank == 0: _sweep(folder, ('.samples.npy', '.*.part'))
 
 # %% ../nbs/15_cli.ipynb #1762b44e
 _weights   = one_of('ema', 'raw')

@@ -155,3 +155,19 @@ def test_the_installed_programs():
 def test_the_stored_order_needs_no_more_memory_than_a_small_one():
     rows = json.loads((Path(__file__).resolve().parent.parent/'results'/'15.json').read_text())['rows']
     assert [r['n'] for r in rows] == [1000, 10_000] and rows[1]['peak_mb'] < rows[0]['peak_mb'] + 50
+
+
+def test_an_order_that_is_refused_does_not_cost_what_was_there(tmp_path, capsys):
+    run = ['train', *points, '--steps', '6', '--out', str(tmp_path/'run')]
+    assert main(run) == 0
+    (tmp_path/'run'/'notes.txt').write_text('mine')
+    before = {f: f.read_bytes() for f in (tmp_path/'run').rglob('*') if f.is_file()}
+    assert main([*run, '--overwrite', '--bs', '5000']) == 2 and 'bs=5000' in capsys.readouterr().err
+    assert {f: f.read_bytes() for f in (tmp_path/'run').rglob('*') if f.is_file()} == before
+    assert main([*run, '--overwrite', '--seed', '1']) == 0 and (tmp_path/'run'/'notes.txt').exists() and not list((tmp_path/'run').glob('.*'))
+    order = ['sample', 'mnist', '--n', '2', '--calls', '2', '--out', str(tmp_path/'some')]
+    assert main(order) == 0
+    before = {f: f.read_bytes() for f in (tmp_path/'some').rglob('*') if f.is_file()}
+    assert main([*order, '--overwrite', '--var', 'small']) == 2
+    assert {f: f.read_bytes() for f in (tmp_path/'some').rglob('*') if f.is_file()} == before
+    assert main([*order, '--overwrite', '--n', '3']) == 0 and len(list((tmp_path/'some').rglob('images/*.png'))) == 3 and not list((tmp_path/'some').glob('.*'))
