@@ -597,7 +597,7 @@ class _Gallery:
                 with z.open('y.npy', 'w') as f: np.lib.format.write_array(f, np.array(self.cond))
         os.replace(temp, self.folder/'samples.npz')
 
-# %% ../nbs/15_cli.ipynb #c18817d2
+# %% ../nbs/15_cli.ipynb #fe7d1aff
 def _inputs(o, model, n):
     "Pictures to reconstruct, and their labels as far as the model knows such"
     if not o.input: raise ValueError('input: say which pictures to reconstruct: --input digits, a folder, an .npy or .npz')
@@ -613,6 +613,7 @@ def _room(o, team):
     if folder.exists() and not folder.is_dir(): raise ValueError(f'out: {folder} is a file: give the name of a folder')
     held = [f.name for p in ('images', 'grid.png', 'samples.npz', 'sample.json') for f in folder.glob(p)]
     if held and not o.overwrite: raise ValueError(f'out: {folder} holds {held[0]} already: --overwrite takes away what was sampled there; or give another folder')
+    team.wait()                                                                            # before the first process writes
     return folder
 @contextlib.contextmanager
 def _tidied(folder, team):
