@@ -11,7 +11,6 @@ Data, the first that is there in DIFFNB_DATA: CIFAR-10 whole (torchvision's file
 digits in colours. `full` downloads CIFAR-10 where it is not there.
 """
 import argparse
-import fcntl
 import json
 import os
 import time
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import common
 from common import about, results
 from diffnb.all import (FLD, Denoiser, Images, UNet, batches, clamp, ddim, ddpm, dpmpp, families, fit, heun, last, linear_beta, load, load_data, load_state, path,
                         project, save, save_state, show_images, to_float, train, validate)
@@ -65,17 +65,12 @@ def pictures():
 
 
 def note(a, section, row):
-    "Put rows into results/25.json, whoever else is writing"
-    a.out.mkdir(parents=True, exist_ok=True)
-    with open(a.out/'.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        record = noted(a)
-        record.setdefault(section, {}).update(row)
-        (a.out/'25.json').write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')
+    "Put rows into results/25.json"
+    common.change('25', lambda record: record.setdefault(section, {}).update(row), a.out)
     print(section, '|', {k: {n: x for n, x in v.items() if n not in about()} if isinstance(v, dict) else v for k, v in row.items()}, flush=True)
 
 
-def noted(a): return json.loads((a.out/'25.json').read_text()) if (a.out/'25.json').exists() else {}
+def noted(a): return common.noted('25', a.out)
 
 
 class Reader(nn.Module):

@@ -1,4 +1,5 @@
 "Side by side in one process: take turns, repeat, quote medians and ratios"
+import fcntl
 import json
 import os
 import platform
@@ -44,3 +45,24 @@ def keep(name, **numbers):
     results.mkdir(exist_ok=True)
     (results/f'{name}.json').write_text(json.dumps({**about(), **numbers}, indent=1) + '\n')
     print(f'written to results/{name}.json')
+
+
+def noted(name, out=results):
+    "What results/NAME.json holds"
+    return json.loads((out/f'{name}.json').read_text()) if (out/f'{name}.json').exists() else {}
+
+
+def change(name, how, out=results):
+    "Read results/NAME.json, let `how` change it, and write it, whoever else is writing"
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out/'.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = noted(name, out)
+        how(record)
+        (out/f'{name}.json').write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')
+
+
+def note(name, section, key, row, out=results):
+    "Add a row to a section of results/NAME.json, with what it needs beside it, and say so"
+    change(name, lambda record: record.setdefault(section, {}).update({key: {**about(), **row}}), out)
+    print(section, '|', key, '|', {k: v for k, v in row.items() if not isinstance(v, (dict, list))}, flush=True)

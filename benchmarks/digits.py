@@ -6,16 +6,16 @@ measured. Every number goes into results/21.json as it comes, a few digits of ea
     python benchmarks/digits.py --only v-cosine eps-flow
 """
 import argparse
-import fcntl
-import json
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from common import about, results
+import common
+from common import results
 from diffnb.all import (FLD, Denoiser, UNet, cosine, ddim, fit, flow, generate, given, karras, last, linear_beta, load_data, lognormal, mix, path, schedule, seeded,
                         show_images, to_float)
 
@@ -40,22 +40,10 @@ schedules = {'cosine': (cosine, None), 'linear_beta': (linear_beta, None), 'flow
 targets = 'x0', 'eps', 'v', 'flow'
 degrees = 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 88
 labels = torch.arange(800) % 10
+note = partial(common.note, '21')
 
 
-def note(section, name, row):
-    "Add a row to results/21.json, whoever else is writing"
-    fname = results/'21.json'
-    with open(results/'.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        record = json.loads(fname.read_text()) if fname.exists() else {}
-        record.setdefault(section, {})[name] = {**about(), **row}
-        fname.write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')
-    print(section, '|', name, '|', {k: v for k, v in row.items() if not isinstance(v, (dict, list))}, flush=True)
-
-
-def there(section, name):
-    fname = results/'21.json'
-    return name in (json.loads(fname.read_text()) if fname.exists() else {}).get(section, {})
+def there(section, name): return name in common.noted('21').get(section, {})
 
 
 def measure(x, y, read, prefix=''):

@@ -9,7 +9,6 @@ number in results/24.json as it comes, with pictures in results/24. A training t
 --data is an .npz of labelled photographs in the folder of data sets (DIFFNB_DATA); without it: the 102 categories of Oxford flowers, which torchvision downloads.
 """
 import argparse
-import fcntl
 import json
 import os
 import time
@@ -20,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import about, results
+import common
+from common import results
 from diffnb.all import (Denoiser, Images, Muon, ResidualUNet, batches, channel_stats, cosine, ddim, dpmpp, fit, kid, last, linear_beta, load, load_data, mix, nearest, path,
                         pixels, show_images, to_float)
 from diffnb.schedules import schedule
@@ -49,15 +49,7 @@ grid = {f'{loss} | {on} | {name} | {seed}': dict(base, kind=loss, target={'noise
 grid |= {f'l1 | noise | linear as it was | {seed}': dict(base, kind='l1', target='eps', schedule=clipped(power=(.95, .02)), seed=seed) for seed in (0, 1)}
 
 
-def note(a, section, name, row):
-    "Add a row to results/24.json, whoever else is writing"
-    a.out.mkdir(parents=True, exist_ok=True)
-    with open(a.out/'.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        record = json.loads((a.out/'24.json').read_text()) if (a.out/'24.json').exists() else {}
-        record.setdefault(section, {})[name] = {**about(), **row}
-        (a.out/'24.json').write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')
-    print(section, '|', name, '|', {k: v for k, v in row.items() if not isinstance(v, (dict, list))}, flush=True)
+def note(a, section, name, row): common.note('24', section, name, row, a.out)
 
 
 @cache

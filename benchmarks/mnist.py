@@ -11,14 +11,14 @@ comes. A training that was ended goes on where it stood. Needs MNIST in DIFFNB_D
     python benchmarks/mnist.py shipped                 measure those two from their files
 """
 import argparse
-import fcntl
 import json
 import time
 from functools import partial
 
 import torch
 
-from common import about, results
+import common
+from common import results
 from diffnb.all import (FLD, Denoiser, Muon, UNet, bare, cosine, ddim, ddpm, dpmpp, families, fit, guide, heun, karras, last, load, load_data, load_state, lognormal,
                         path, per_class, save, show_images, to_float, validate)
 
@@ -56,15 +56,7 @@ table = {
 }
 
 
-def note(section, name, row):
-    "Add a row to results/22.json, whoever else is writing"
-    fname = results/'22.json'
-    with open(results/'.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        record = json.loads(fname.read_text()) if fname.exists() else {}
-        record.setdefault(section, {})[name] = {**about(), **row}
-        fname.write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')
-    print(section, '|', name, '|', {k: v for k, v in row.items() if not isinstance(v, (dict, list))}, flush=True)
+note = partial(common.note, '22')
 
 
 def trained(section, name, setting):

@@ -6,8 +6,6 @@ from several seeds. Every row goes into results/20.json as it comes; rows that a
     python benchmarks/spiral.py --only 'cosine, v, sigma'
 """
 import argparse
-import fcntl
-import json
 import math
 import time
 import warnings
@@ -16,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from common import about, results
+import common
 from diffnb.all import MLP, Denoiser, clamp, cosine, ddim, ddpm, dpmpp, fit, guide, heun, last, linear_beta, mixture, path, project
 
 julia = linear_beta(T=40, beta=(8e-6, 9e-5), scale=True)                                    # DenoisingDiffusion.jl's for points: it ends at 12.6 degrees
@@ -156,20 +154,10 @@ def rounded(o):
     return {k: rounded(v) for k, v in o.items()} if isinstance(o, dict) else [rounded(v) for v in o] if isinstance(o, list) else o
 
 
-def note(section, name, row):
-    "Add a row to results/20.json, whoever else is writing"
-    fname = results/'20.json'
-    with open(results/'.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        record = json.loads(fname.read_text()) if fname.exists() else {}
-        record.setdefault(section, {})[name] = {**about(), **rounded(row)}
-        fname.write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')
-    print(section, '|', name, '|', {k: v for k, v in row.items() if k != 'by_step'}, flush=True)
+def note(section, name, row): common.note('20', section, name, rounded(row))
 
 
-def there(section, name):
-    fname = results/'20.json'
-    return name in (json.loads(fname.read_text()) if fname.exists() else {}).get(section, {})
+def there(section, name): return name in common.noted('20').get(section, {})
 
 
 def main():

@@ -7,7 +7,6 @@ comes, with pictures in results/23. A training that was ended goes on where it s
 DawnLike (v1.81) is by DragonDePlatino, with the palette of DawnBringer, CC BY 4.0.
 """
 import argparse
-import fcntl
 import json
 import os
 import re
@@ -20,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import about, results
+import common
+from common import results
 from diffnb.all import FLD, Denoiser, Images, Muon, UNet, batches, cosine, ddim, ddpm, dpmpp, fit, from_betas, guide, last, load, load_data, nearest, path, show_images, to_float
 
 runs, data_file = results.parent/'runs'/'23', 'sprites_dawnlike/dawnlike_16x16.npz'
@@ -45,15 +45,7 @@ rows = {                                                                        
 }
 
 
-def note(a, section, name, row):
-    "Add a row to results/23.json, whoever else is writing"
-    a.out.mkdir(parents=True, exist_ok=True)
-    with open(a.out/'.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        record = json.loads((a.out/'23.json').read_text()) if (a.out/'23.json').exists() else {}
-        record.setdefault(section, {})[name] = {**about(), **row}
-        (a.out/'23.json').write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')
-    print(section, '|', name, '|', {k: v for k, v in row.items() if not isinstance(v, (dict, list))}, flush=True)
+def note(a, section, name, row): common.note('23', section, name, row, a.out)
 
 
 @cache
