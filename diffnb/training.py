@@ -112,7 +112,7 @@ def orthogonal(
         x = 3.4445*x + (-4.7750*a + 2.0315*a@a)@x                 # every singular value s becomes 3.4445 s - 4.7750 s^3 + 2.0315 s^5
     return x.T if len(g) > g.shape[1] else x
 
-# %% ../nbs/10_training.ipynb #1aa4328b
+# %% ../nbs/10_training.ipynb #18f504c5
 class Muon(torch.optim.AdamW):
     "Orthogonalised momentum for matrices and kernels (Jordan et al. 2024), scaled as in Liu et al. 2025 (arXiv:2502.16982); AdamW for all else"
     def __init__(self,
@@ -133,7 +133,10 @@ class Muon(torch.optim.AdamW):
             for p in group['params']:
                 if p.grad is None or p.ndim < 2 or min(p.flatten(1).shape) < self.least: continue
                 g = p.grad.flatten(1)
-                m = self.state[p].setdefault('momentum', torch.zeros_like(g)).lerp_(g, 1 - self.momentum)
+                state = self.state[p]
+                if not state: state.update(step=torch.tensor(0.), momentum=torch.zeros_like(g))    # AdamW wants a step in every state it reads
+                state['step'] += 1
+                m = state['momentum'].lerp_(g, 1 - self.momentum)
                 u = orthogonal(g.lerp(m, self.momentum))          # Nesterov's look ahead
                 p.mul_(1 - group['lr']*group['weight_decay']).add_(u.view_as(p), alpha=-.2*max(u.shape)**.5*group['lr'])
                 p.grad = None                                     # AdamW passes by

@@ -12,7 +12,7 @@ import torch
 from diffnb.checkpoints import load
 from diffnb.data import spiral
 from diffnb.denoiser import Denoiser
-from diffnb.training import Diverged, fit
+from diffnb.training import Diverged, fit, optimisers
 from diffnb.unet import MLP
 
 program = '''
@@ -142,6 +142,16 @@ def test_resume_looks_at_the_scale_and_finds_no_state(tmp_path):
     with pytest.raises(ValueError, match='std'): fit(small(std=2.), spiral(64), folder=tmp_path, resume=True, **quick)
     for f in tmp_path.glob('state-*'): f.write_bytes(b'')
     with pytest.warns(UserWarning, match='state before'), pytest.raises(ValueError, match='no state'): fit(small(), spiral(64), folder=tmp_path, resume=True, **quick)
+
+
+@pytest.mark.parametrize('opt', optimisers)
+def test_every_optimiser_goes_on_to_the_bit(opt, tmp_path):
+    def fresh():
+        torch.manual_seed(0)
+        return Denoiser(MLP(width=32, layers=2))                     # wide enough for Muon to take its matrices
+    straight = fit(fresh(), spiral(64), folder=tmp_path, opt=opt, **quick)
+    (tmp_path/'state-00000012.safetensors').unlink()
+    assert same(fit(fresh(), spiral(64), folder=tmp_path, opt=opt, resume=True, **quick), straight)
 
 
 def test_broken_states_do_not_push_out_good_ones(tmp_path):
