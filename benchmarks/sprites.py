@@ -8,6 +8,7 @@ DawnLike (v1.81) is by DragonDePlatino, with the palette of DawnBringer, CC BY 4
 """
 import argparse
 import json
+import math
 import os
 import re
 import time
@@ -21,17 +22,40 @@ from torch import nn
 
 import common
 from common import results
-from diffnb.all import FLD, Denoiser, Images, Muon, UNet, batches, cosine, ddim, ddpm, dpmpp, fit, from_betas, guide, last, load, load_data, nearest, path, show_images, to_float
+from diffnb.all import (FLD, Denoiser, Images, Muon, UNet, batches, cosine, ddim, ddpm, dpmpp, fit, from_betas, guide, last, load, load_data, nearest, path, show_images,
+                        to_float)
+from diffnb.schedules import schedule
 
 runs, data_file = results.parent/'runs'/'23', 'sprites_dawnlike/dawnlike_16x16.npz'
 net = dict(width=32, mults=(1, 2, 2), classes=5)                                            # 626,371 parameters
 
 beta = [1e-3 + (.02 - 1e-3)*t/500 for t in range(501)]                                      # the original's table of T + 1: its first entry holds two factors
 old = from_betas(betas=[1 - (1 - beta[0])*(1 - beta[1]), *beta[2:]])
-trainings = {
-    'as the original': dict(target='eps', schedule=old, opt='adam', lr=1e-3, lr_end=0., ema=0., seed=0),
-    'ours':            dict(target='v', schedule=cosine, opt=Muon, lr=3e-3, lr_end=0., ema=.998, seed=0),
-    'ours again':      dict(target='v', schedule=cosine, opt=Muon, lr=3e-3, lr_end=0., ema=.998, seed=1),
+
+
+@schedule
+def entries(t):
+    "The angles of the original's table and none between them: its step is a whole number, 1 to 500"
+    return old((500*t).ceil().clamp(min=1)/500)
+
+
+def falling(passes, bs, items, lr=3e-3):
+    "Adam as the original has it: after each pass through the items the rate falls by lr/passes"
+    def make(weights, **_):
+        opt = torch.optim.Adam(weights, lr)
+        def fall(opt, *_):
+            done = int(next(iter(opt.state.values()))['step'])*bs//items
+            for group in opt.param_groups: group['lr'] = lr*(1 - done/passes)
+        opt.register_step_post_hook(fall)
+        return opt
+    return make
+
+
+modern = dict(target='v', schedule=cosine, opt=Muon, lr=3e-3, lr_end=0., ema=.998, flip=True, bs=64)
+trainings = {                                                                               # lr=None: the optimiser's own
+    'as the original': dict(target='eps', schedule=entries, sample_schedule=old, opt=falling, lr=None, ema=0., flip=False, bs=100, clip=math.inf, stratified=False, seed=42),
+    'ours':            dict(modern, seed=0),
+    'ours again':      dict(modern, seed=1),
 }
 fresh = partial(dpmpp, eta=1.)
 rows = {                                                                                    # name: (training, sampler, calls, guidance, how many)
@@ -115,12 +139,17 @@ def trained(a, name):
     o, folder = dict(trainings[name]), a.folder/name.replace(' ', '_')
     if (folder/'done.json').exists(): return load(folder), json.loads((folder/'done.json').read_text())
     train, _ = sprites()
+    bs, steps = o['bs'], a.steps*64//o['bs']                                                # all see equally many pictures
+    passes = steps*bs/len(train.x)
+    if o['opt'] is falling: o['opt'] = falling(math.ceil(passes), bs, len(train.x))
     torch.manual_seed(o['seed'])
-    model, start, used = Denoiser(UNet(3, **net), o.pop('target'), o.pop('schedule')), time.time(), time.process_time()
+    model, start, used = Denoiser(UNet(3, **net), o.pop('target'), o.pop('schedule'), o.pop('sample_schedule', None)), time.time(), time.process_time()
     begun = any(folder.glob('state-*'))
-    model = fit(model, train, steps=a.steps, bs=64, flip=True, forget=.1, folder=folder, resume=begun, every=dict(valid=0, save=500), keep=1, **o)
-    cost = dict(training=name, parameters=sum(p.numel() for p in model.parameters()), train=len(train.x), steps=a.steps, batch=64, passes=round(a.steps*64/len(train.x), 1), seed=o['seed'],
-                resumed=begun, seconds=round(time.time() - start), cpu_seconds=round(time.process_time() - used), train_loss=sum(model.history.column('loss')[-100:])/100)
+    model = fit(model, train, steps=steps, forget=.1, folder=folder, resume=begun, every=dict(valid=0, save=500), keep=1, **o)
+    rates = model.history.column('lr')
+    cost = dict(training=name, parameters=sum(p.numel() for p in model.parameters()), train=len(train.x), steps=steps, batch=bs, passes=round(passes, 1), seed=o['seed'],
+                lr=max(rates), lr_last=rates[-1], flip=o['flip'], resumed=begun, seconds=round(time.time() - start), cpu_seconds=round(time.process_time() - used),
+                train_loss=sum(model.history.column('loss')[-100:])/100)
     (folder/'done.json').write_text(json.dumps(cost))
     return model, cost
 
@@ -128,7 +157,7 @@ def trained(a, name):
 @torch.no_grad()
 def draw(model, y, sampler, calls, w, seed=0):
     "Sprites of the labels y in [-1, 1], from fixed noise; and the seconds it took"
-    start, angles, out = time.time(), path(model.schedule, calls), []
+    start, angles, out = time.time(), path(model.sample_schedule or model.schedule, calls), []
     for i, part in enumerate(y.split(125)):
         g = torch.Generator().manual_seed(1000*seed + i)
         noise = torch.randn((len(part), 3, 16, 16), generator=g)
@@ -186,7 +215,7 @@ def measure(a, name, net, fld):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('names', nargs='*', help='trainings; all when not given')
-    p.add_argument('--steps', type=int, default=1500, help='of each training')
+    p.add_argument('--steps', type=int, default=1500, help='of each training, counted in batches of 64 pictures')
     p.add_argument('--reader', type=int, default=1000, help='steps of the classifier')
     p.add_argument('--n', type=int, default=1000, help='at most so many sprites for a number')
     p.add_argument('--folder', type=Path, default=runs, help='where trainings are kept')

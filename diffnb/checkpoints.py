@@ -165,7 +165,7 @@ def save(
     except TypeError as e: raise ValueError(f'a note cannot be written as JSON: {e}') from None
     return _write(fname, tensors, meta)
 
-# %% ../nbs/09_checkpoints.ipynb #fbd75e88
+# %% ../nbs/09_checkpoints.ipynb #f6ddbe80
 _dtypes = {str(d).removeprefix('torch.'): d for d in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
 
 @contextmanager
@@ -194,6 +194,7 @@ def _built(meta, tensors):
     if not isinstance(model, Denoiser): raise ValueError(f'it describes a {type(model).__name__}, not a Denoiser')
     return model
 
+# %% ../nbs/09_checkpoints.ipynb #0535dc62
 def _find(fname):
     "A file, the model of a run's folder, or a model that came with the package"
     given, home = Path(fname), Path(diffnb.__file__).parent

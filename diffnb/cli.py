@@ -158,7 +158,7 @@ def parser_of(
         for s in those: _flag(target, s)
     return parser
 
-# %% ../nbs/15_cli.ipynb #ff2068bf
+# %% ../nbs/15_cli.ipynb #f6c13cf8
 def _from_file(fname, named, command):
     "The settings in a config file. Raises ValueError for anything that is none"
     try: found = json.loads(Path(fname).read_text(encoding='utf-8'))
@@ -173,6 +173,7 @@ def _from_file(fname, named, command):
             raise ValueError(f'config {fname}: {k!r} is no setting of {command}' + (f'; is {close[0]!r} meant?' if close else f': it has {", ".join(named)}'))
     return found
 
+# %% ../nbs/15_cli.ipynb #beea1329
 _rivals = {'steps': 'epochs', 'epochs': 'steps'}                      # one takes the place of the other
 
 class Command:
@@ -305,7 +306,7 @@ def _check_labels(model, data):
     if classes and data.y is not None and not -1 <= int(data.y.min()) <= int(data.y.max()) < classes:
         raise ValueError(f'labels go from {int(data.y.min())} to {int(data.y.max())}, and the network knows {classes} classes, 0 to {classes - 1}: give --net-args classes={int(data.y.max()) + 1}, or begin from another --init')
 
-# %% ../nbs/15_cli.ipynb #6c5fd4ed
+# %% ../nbs/15_cli.ipynb #cd318abf
 _of_run = 'config.json', 'log.csv', 'log.csv.broken', 'model.safetensors', 'previews', 'checkpoints', 'tensorboard', 'state-*', '.*.part'
 
 def _sweep(folder, patterns):
@@ -334,6 +335,7 @@ def _replacing(folder, patterns, main, spoilt):
     finally:
         if main: shutil.rmtree(old, ignore_errors=True)
 
+# %% ../nbs/15_cli.ipynb #81d1e801
 def _write_config(fname, command, settings):
     "All settings, for --config; atomically"
     folder, temp = fname.parent, fname.with_name('.config.part')
@@ -343,6 +345,7 @@ def _write_config(fname, command, settings):
         os.replace(temp, fname)
     except OSError as e: raise ValueError(f'{folder} cannot be written: {e.strerror or e}') from e
 
+# %% ../nbs/15_cli.ipynb #162a63c4
 class _Team:
     "Who works on this: one process, or those that `accelerate launch` has started"
     def __init__(self, device=None, precision=None):
@@ -366,7 +369,7 @@ def _device(name):
     try: return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as e: raise ValueError(f'device {name!r} cannot be used ({str(e).splitlines()[0]}): give cpu, cuda, cuda:1 or mps') from None
 
-# %% ../nbs/15_cli.ipynb #f0ccbf0c
+# %% ../nbs/15_cli.ipynb #18798fef
 def _prepare(o, team):
     "Folder, data and model of a run, or of one that goes on"
     folder = Path(team.share(o.out or f'runs/{Path(o.data).stem}-{time.strftime("%Y%m%d-%H%M%S")}'))
@@ -383,6 +386,7 @@ def _prepare(o, team):
     _check_labels(model, data)
     return folder, going, data, model
 
+# %% ../nbs/15_cli.ipynb #ad5ca1d7
 _networks   = one_of(*[k for k in known if k not in ('Denoiser', 'WithImage')])
 _curves     = one_of(*[k for k in schedules if k not in ('from_betas', 'rescale')])
 _paths      = one_of(*[k for k in _curves.choices if k != 'lognormal'])
@@ -623,7 +627,27 @@ def _tidied(folder, team):
     finally:
         if team.rank == 0: _sweep(folder, ('.samples.npy', '.*.part'))
 
-# %% ../nbs/15_cli.ipynb #1762b44e
+# %% ../nbs/15_cli.ipynb #f0fce401
+def _fill(o, net, gallery, cond, go, given, team):
+    "All pictures, a batch at a time; every process takes its turn"
+    size = max(1, (o.bs or (32 if team.device.type == 'cpu' else 256))//(o.strip if o.mode == 'interpolate' else 1))
+    tick = _Ticker(o.n, o.progress and team.rank == 0)
+    with torch.no_grad():
+        for k, first in enumerate(range(0, o.n, size)):
+            part = range(first, min(first + size, o.n))
+            if k % team.world == team.rank: gallery.add(part, _made(o, net, part, cond and cond[part[0]:part[-1] + 1], go, given))
+            tick(len(part))
+        if team.rank == 0 and {'gif', 'html'} & set(o.save): _film(o, net, cond, go, gallery.folder)
+    gallery.close(o.mode == 'sample')
+
+def _film(o, net, cond, go, folder):
+    "The walk of the first pictures"
+    few = min(o.n, 16)
+    steps = list(go([o.seed + i for i in range(few)], cond and cond[:few]))
+    if 'gif' in o.save: save_gif(steps, folder/'walk.gif', items=few, decode=net.decode)
+    if 'html' in o.save: scrubber_html(steps, folder/'walk.html', items=few, decode=net.decode)
+
+# %% ../nbs/15_cli.ipynb #c4c14baf
 _weights   = one_of('ema', 'raw')
 _spacings  = one_of('trailing', 'leading', 'linspace', 'quad')
 _variances = one_of('small', 'large')
@@ -683,25 +707,6 @@ def diffnb_sample(
 
 commands['sample'] = diffnb_sample
 
-def _fill(o, net, gallery, cond, go, given, team):
-    "All pictures, a batch at a time; every process takes its turn"
-    size = max(1, (o.bs or (32 if team.device.type == 'cpu' else 256))//(o.strip if o.mode == 'interpolate' else 1))
-    tick = _Ticker(o.n, o.progress and team.rank == 0)
-    with torch.no_grad():
-        for k, first in enumerate(range(0, o.n, size)):
-            part = range(first, min(first + size, o.n))
-            if k % team.world == team.rank: gallery.add(part, _made(o, net, part, cond and cond[part[0]:part[-1] + 1], go, given))
-            tick(len(part))
-        if team.rank == 0 and {'gif', 'html'} & set(o.save): _film(o, net, cond, go, gallery.folder)
-    gallery.close(o.mode == 'sample')
-
-def _film(o, net, cond, go, folder):
-    "The walk of the first pictures"
-    few = min(o.n, 16)
-    steps = list(go([o.seed + i for i in range(few)], cond and cond[:few]))
-    if 'gif' in o.save: save_gif(steps, folder/'walk.gif', items=few, decode=net.decode)
-    if 'html' in o.save: scrubber_html(steps, folder/'walk.html', items=few, decode=net.decode)
-
 # %% ../nbs/15_cli.ipynb #8f47c61b
 def _is_model(name):
     "Is this a model, rather than images? 'model:mnist' is the shipped one, 'mnist' the data set"
@@ -726,7 +731,25 @@ def _samples_of(o, device):
             tick(len(part))
     return Images(torch.cat(out), None if cond is None else torch.tensor(cond))
 
-# %% ../nbs/15_cli.ipynb #a8d69c02
+# %% ../nbs/15_cli.ipynb #d9f88fd6
+def _judge(o):
+    "The evaluator for a reference"
+    if o.reference in ('mnist-test', 'mnist-train', 'digits'): return FLD(o.reference)
+    return FLD(_to_measure(o, o.reference), real=_to_measure(o, o.real) if o.real else None)
+
+def _besides(o, x, others, found):
+    "What else was asked for"
+    if o.more:
+        k, q = kid(x, others['real']), precision_recall(x, others['real'])
+        found |= dict(kid=k.value, kid_se=k.se, precision=q.precision, recall=q.recall)
+        yield from dict(KID=k, precision=f'{q.precision:.3f}', recall=f'{q.recall:.3f}').items()
+    if o.train: yield 'copies', nearest(x, others['train'], others['real'])
+    if o.per_class:
+        table = per_class(x)
+        found['accuracy'] = table.accuracy
+        yield 'read as', f'\n{table}'
+
+# %% ../nbs/15_cli.ipynb #aa557d73
 @Command
 def diffnb_fld(
     # What to measure
@@ -769,23 +792,6 @@ def diffnb_fld(
     return score
 
 commands['fld'] = diffnb_fld
-
-def _judge(o):
-    "The evaluator for a reference"
-    if o.reference in ('mnist-test', 'mnist-train', 'digits'): return FLD(o.reference)
-    return FLD(_to_measure(o, o.reference), real=_to_measure(o, o.real) if o.real else None)
-
-def _besides(o, x, others, found):
-    "What else was asked for"
-    if o.more:
-        k, q = kid(x, others['real']), precision_recall(x, others['real'])
-        found |= dict(kid=k.value, kid_se=k.se, precision=q.precision, recall=q.recall)
-        yield from dict(KID=k, precision=f'{q.precision:.3f}', recall=f'{q.recall:.3f}').items()
-    if o.train: yield 'copies', nearest(x, others['train'], others['real'])
-    if o.per_class:
-        table = per_class(x)
-        found['accuracy'] = table.accuracy
-        yield 'read as', f'\n{table}'
 
 # %% ../nbs/15_cli.ipynb #26e94d30
 if getattr(globals().get('__spec__'), 'name', '') == 'diffnb.cli' and __name__ == '__main__': sys.exit(main())

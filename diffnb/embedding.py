@@ -52,16 +52,21 @@ angle_kinds = dict(                                        # What is read off th
     sigma    = (lambda phi, _: log_sigma(phi)/4, dict(min_freq=100., max_freq=.1)),             # EDM's c_noise
 )
 
-# %% ../nbs/06_embedding.ipynb #8a9c6ddb
+# %% ../nbs/06_embedding.ipynb #5640813a
 def angle_features(
     phi:Tensor,       # Angles in radians, `(B,)`
     dim:int,          # Number of features: even, and at least 4
     kind:str='angle', # What to read off the angle: a key of `angle_kinds`
     schedule=None,    # For 'timestep': the schedule whose steps are counted
+    freqs=None,       # First and last frequency of the sinusoids; None: those that suit the kind
 )->Tensor:            # `(B, dim)`
-    "Sinusoids of a reading of the angle. Raises ValueError for a kind that is not known"
+    "Sinusoids of a reading of the angle. Raises ValueError for a kind that is not known, and for frequencies that are no pair above 0"
     if kind not in angle_kinds: raise ValueError(f'kind {kind!r} is not known: choose one of {", ".join(angle_kinds)}')
     read, settings = angle_kinds[kind]
+    if freqs is not None:
+        if not isinstance(freqs, (tuple, list)) or len(freqs) != 2 or not all(isinstance(f, (int, float)) for f in freqs):
+            raise ValueError(f'freqs={freqs}: give the first and the last, such as (1, 1000)')
+        settings = dict(settings, min_freq=freqs[0], max_freq=freqs[1])
     phi = phi if phi.dtype == torch.float64 else phi.float()       # half precision cannot hold a fine angle
     return sinusoidal(read(phi, schedule), dim, **settings)
 

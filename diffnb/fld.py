@@ -388,7 +388,7 @@ def nearest(
     (to_a, index), (to_b, _) = near(a), near(b)
     return Nearest(to_a, to_b, index, (to_a < to_b).double().mean().item(), len(a)/(len(a) + len(b)))
 
-# %% ../nbs/11_fld.ipynb #6533b73b
+# %% ../nbs/11_fld.ipynb #0b7c61e1
 class PerClass(NamedTuple):
     "What the LeNet read in pictures of known digits"
     confusion:Tensor # `(10, 10)` counts: row, what it should be; column, what was read
@@ -402,6 +402,7 @@ class PerClass(NamedTuple):
         lines = [f'{k:>5} {int(n):>6} {r:>7.3f} {p:>9.3f}' for k, (n, r, p) in enumerate(zip(self.confusion.sum(1), self.recall, self.precision))]
         return '\n'.join(['digit      n  recall precision', *lines, f'accuracy {self.accuracy:.4f} of {int(self.confusion.sum()):,}'])
 
+# %% ../nbs/11_fld.ipynb #0720a97b
 def per_class(
     images,      # `Images`, or a tensor `(N, C, S, S)`
     labels=None, # What they should be, `(N,)` whole numbers from 0 to 9; None: the labels of `Images`
@@ -414,6 +415,7 @@ def per_class(
         raise ValueError(f'labels of shape {tuple(y.shape)}, from {y.min()} to {y.max()}, for {len(read)} pictures: give one from 0 to 9 for each')
     return PerClass(torch.bincount(10*y + read, minlength=100).view(10, 10).double())
 
+# %% ../nbs/11_fld.ipynb #140fff2b
 def show_confusion(
     table:PerClass, # From `per_class`
     ax=None,        # matplotlib axes; None makes a small figure

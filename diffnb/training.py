@@ -626,7 +626,7 @@ class _Board:
         self.writer.add_image('preview', np.asarray(picture.convert('RGB')), step, dataformats='HWC')
     def close(self): self.writer.close()
 
-# %% ../nbs/10_training.ipynb #d174e2b1
+# %% ../nbs/10_training.ipynb #553f579a
 class _Run:
     "A run of `fit`: what there is, and what happens between two steps"
     def __init__(self, **parts): self.__dict__.update(parts, best=math.inf, waited=0, table=None, board=None)
@@ -664,7 +664,7 @@ class _Run:
         save(self.folder/'checkpoints'/f'{step:08}.safetensors', self.ema, steps=step)
         _thin(self.folder/'checkpoints', f'{step:08}', self.keep)
 
-# %% ../nbs/10_training.ipynb #c91394ea
+# %% ../nbs/10_training.ipynb #a8908080
 def _split(data, valid, seed):
     "Training data (x, y), and what is held out"
     x, y = data
@@ -692,6 +692,7 @@ def _check_fit(model, x, steps, epochs, bs, every, keep, patience):
     model.encode(x[:1].float())
     return steps or math.ceil(epochs*len(x)/bs)
 
+# %% ../nbs/10_training.ipynb #1004cf94
 def _files(folder):
     "What a run has written that matters"
     table = [f for f in folder.glob('log.csv') if f.read_bytes().count(b'\n') > 1]
@@ -720,6 +721,7 @@ def _open(folder, history, start, broken):
         return _Table(folder, history, start)
     except OSError as e: raise ValueError(f'{folder} cannot be written: {e.strerror or e}') from None
 
+# %% ../nbs/10_training.ipynb #224957aa
 def _accelerator(accelerator, precision):
     "An Accelerator where one was asked for, or where several processes were launched"
     if accelerator is None and int(os.environ.get('WORLD_SIZE', 1)) > 1: accelerator = True

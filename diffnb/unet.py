@@ -190,7 +190,28 @@ class Attention(nn.Module):
         got = F.scaled_dot_product_attention(*(t.contiguous() for t in qkv.unbind(1)))               # (B, heads, HW, C/heads)
         return x + self.out(got.transpose(2, 3).reshape(B, C, H, W))
 
-# %% ../nbs/07_unet.ipynb #2b89c0cf
+# %% ../nbs/07_unet.ipynb #22403e24
+def _one_each(x, phi, cond, label):
+    "Raises ValueError where angles or labels are not one per item"
+    for name, t in dict(phi=phi, cond=cond).items():
+        if name == 'cond' and t is None: continue
+        if not isinstance(t, Tensor): raise ValueError(f'{name} is a {type(t).__name__}: give a tensor with one per item, ({len(x)},)')
+        if t.shape != x.shape[:1]:
+            raise ValueError(f'{name} has shape {tuple(t.shape)} for a batch of {len(x)}: give one per item, ({len(x)},)')
+    if cond is not None and label is None:
+        raise ValueError('this network was made without labels (classes=0): leave `cond` out, or make it with `classes=`')
+
+def _checked(x, weight):
+    "`x`, if it suits the first weight of a network: that of a dense layer takes points, that of a convolution pictures"
+    if not isinstance(x, Tensor): raise ValueError(f'x is a {type(x).__name__}: give a tensor')
+    if x.ndim != weight.ndim or x.shape[1] != weight.shape[1]:
+        raise ValueError(f'x has shape {tuple(x.shape)}: this network takes (B, {weight.shape[1]}{", H, W"*(weight.ndim == 4)})')
+    if x.dtype == weight.dtype: return x
+    try: F.linear(x.new_zeros(1, 1), weight.new_zeros(1, 1))                     # under autocast they may differ
+    except RuntimeError: raise ValueError(f'x is {x.dtype} and the network is {weight.dtype}: give `x.to({weight.dtype})`, or move the network') from None
+    return x
+
+# %% ../nbs/07_unet.ipynb #604830cc
 combines = dict(cat=lambda a, b: torch.cat([a, b], 1), add=torch.add, mul=torch.mul)   # How angle and label become one vector
 
 class Embed(nn.Module):
@@ -218,25 +239,6 @@ class Embed(nn.Module):
         _one_each(x, phi, cond, self.label)
         emb = self.angle(phi)
         return emb if self.label is None else self.combine(emb, self.label(cond, len(x)))
-
-def _one_each(x, phi, cond, label):
-    for name, t in dict(phi=phi, cond=cond).items():
-        if name == 'cond' and t is None: continue
-        if not isinstance(t, Tensor): raise ValueError(f'{name} is a {type(t).__name__}: give a tensor with one per item, ({len(x)},)')
-        if t.shape != x.shape[:1]:
-            raise ValueError(f'{name} has shape {tuple(t.shape)} for a batch of {len(x)}: give one per item, ({len(x)},)')
-    if cond is not None and label is None:
-        raise ValueError('this network was made without labels (classes=0): leave `cond` out, or make it with `classes=`')
-
-def _checked(x, weight):
-    "`x`, if it suits the first weight of a network: that of a dense layer takes points, that of a convolution pictures"
-    if not isinstance(x, Tensor): raise ValueError(f'x is a {type(x).__name__}: give a tensor')
-    if x.ndim != weight.ndim or x.shape[1] != weight.shape[1]:
-        raise ValueError(f'x has shape {tuple(x.shape)}: this network takes (B, {weight.shape[1]}{", H, W"*(weight.ndim == 4)})')
-    if x.dtype == weight.dtype: return x
-    try: F.linear(x.new_zeros(1, 1), weight.new_zeros(1, 1))                     # under autocast they may differ
-    except RuntimeError: raise ValueError(f'x is {x.dtype} and the network is {weight.dtype}: give `x.to({weight.dtype})`, or move the network') from None
-    return x
 
 # %% ../nbs/07_unet.ipynb #aec094e1
 class UNetFixed(nn.Module):
@@ -424,7 +426,30 @@ def _side_by_side(h, groups):
     faster = dict(cpu=groups == 1 or not half, cuda=half).get(h.device.type, False)
     return h.contiguous(memory_format=torch.channels_last) if faster else h
 
-# %% ../nbs/07_unet.ipynb #0d198a0f
+# %% ../nbs/07_unet.ipynb #38f12217
+def _check_args(make, first, **given):
+    "Raises ValueError for arguments that `make` does not take, or takes among its first few, which the network sets"
+    takes = [*inspect.signature(make).parameters.values()][first:]
+    known = [p.name for p in takes if p.name != 'resample']
+    for name, args in given.items():
+        if args is None or isinstance(args, dict) and (set(args) <= set(known) or any(p.kind == p.VAR_KEYWORD for p in takes)): continue
+        raise ValueError(f'{name}={args!r}: {make.__name__} takes a dict of {", ".join(known) or "nothing more"}')
+
+def _check_choices(o):
+    "Raises ValueError for settings of a U-Net that cannot be"
+    for name, known in dict(skips=('level', 'block'), widen=('block', 'down'), narrow=('block', 'up')).items():
+        _pick(dict.fromkeys(known), getattr(o, name), name)
+    _whole(1, **{k: getattr(o, k) for k in ('channels', 'width', 'blocks', 'heads', 'groups', 'features')})
+    _whole(0, classes=o.classes, extra=o.extra)
+    if o.head_dim is not None: _whole(1, head_dim=o.head_dim)
+    _per_floor(mults=o.mults)
+    _check_args(_pick(block_kinds, o.block, 'block'), 5, block_args=o.block_args)
+    _check_args(Attention, 2, attention_args=o.attention_args)
+    if not isinstance(o.attention, list): raise ValueError(f'attention={o.attention!r}: give a list of floors, such as (1, 2)')
+    for i in o.attention:
+        if i not in range(len(o.mults)): raise ValueError(f'attention on floor {i}: with {len(o.mults)} multiples the floors are 0 to {len(o.mults) - 1}')
+
+# %% ../nbs/07_unet.ipynb #e95f9a5e
 class UNet(nn.Module):
     "A U-Net of any depth, of pictures of any size"
     def __init__(self,
@@ -481,26 +506,6 @@ class UNet(nn.Module):
         h = self.levels(_side_by_side(h, o.groups) if o.channels_last else h, emb)
         return self.last(h)[:, :, :H, :W]
 
-def _check_choices(o):
-    for name, known in dict(skips=('level', 'block'), widen=('block', 'down'), narrow=('block', 'up')).items():
-        _pick(dict.fromkeys(known), getattr(o, name), name)
-    _whole(1, **{k: getattr(o, k) for k in ('channels', 'width', 'blocks', 'heads', 'groups', 'features')})
-    _whole(0, classes=o.classes, extra=o.extra)
-    if o.head_dim is not None: _whole(1, head_dim=o.head_dim)
-    _per_floor(mults=o.mults)
-    _check_args(_pick(block_kinds, o.block, 'block'), 5, block_args=o.block_args)
-    _check_args(Attention, 2, attention_args=o.attention_args)
-    if not isinstance(o.attention, list): raise ValueError(f'attention={o.attention!r}: give a list of floors, such as (1, 2)')
-    for i in o.attention:
-        if i not in range(len(o.mults)): raise ValueError(f'attention on floor {i}: with {len(o.mults)} multiples the floors are 0 to {len(o.mults) - 1}')
-
-def _check_args(make, first, **given): # `given` may name what `make` takes beyond its first few arguments, which the network sets
-    takes = [*inspect.signature(make).parameters.values()][first:]
-    known = [p.name for p in takes if p.name != 'resample']
-    for name, args in given.items():
-        if args is None or isinstance(args, dict) and (set(args) <= set(known) or any(p.kind == p.VAR_KEYWORD for p in takes)): continue
-        raise ValueError(f'{name}={args!r}: {make.__name__} takes a dict of {", ".join(known) or "nothing more"}')
-
 # %% ../nbs/07_unet.ipynb #83d51f7b
 families = dict(                                                   # Settings of two well-known U-Nets: `UNet(1, **families['julia'])`
     julia = dict(width=16, groups=8, heads=4, middle_attention=True, combine='cat', block='ResBlock', block_args=dict(shortcut=3),
@@ -511,13 +516,13 @@ families = dict(                                                   # Settings of
                  features=1, act='SiLU', norm_last=True, zero=False),
 )
 
-# %% ../nbs/07_unet.ipynb #c930e3f7
-def _check_told(kind, **features):
+# %% ../nbs/07_unet.ipynb #21617f8b
+def _check_told(kind, freqs=None, **features):
     "Try the sinusoids of a network that has no schedule"
     (name, n), = features.items()
     if n % 2 or n < 4: raise ValueError(f'{name}={n}: the sinusoids come in pairs, from two pairs on: give an even number, 4 or more')
     if kind == 'timestep': raise ValueError("kind 'timestep' needs a schedule, and this network takes none: choose another kind, or `UNet`")
-    angle_features(torch.zeros(1), n, kind)
+    angle_features(torch.zeros(1), n, kind, freqs=freqs)
 
 # %% ../nbs/07_unet.ipynb #43b0f67b
 class BatchNormBlock(nn.Module):
@@ -538,7 +543,7 @@ class BatchNormBlock(nn.Module):
         "Two convolutions, plus what came in"
         return self.skip(x) + self.body(x)
 
-# %% ../nbs/07_unet.ipynb #f2fd9848
+# %% ../nbs/07_unet.ipynb #6b7b5566
 class ResidualUNet(nn.Module):
     "The U-Net of the Keras DDIM example, of its Lux port, and, with `affine, project, double`, of the R port"
     def __init__(self,
@@ -550,6 +555,7 @@ class ResidualUNet(nn.Module):
         project:bool=False,       # R: a 1x1 convolution on every way around
         double:bool=False,        # R: the last width is a floor too, below it a middle of twice that width
         kind:str='variance',      # What the sinusoids are given: a key of `angle_kinds`
+        freqs=None,               # Their first and last frequency; None: those of the kind, 1 and 1000 for 'variance'
         extra:int=0,              # Channels that are seen besides `channels`, and not answered (see `WithImage`)
         zero:bool=True,           # Start the last convolution at zero
     ):
@@ -559,7 +565,7 @@ class ResidualUNet(nn.Module):
         _whole(1, channels=channels, depth=depth, features=features)
         _whole(0, extra=extra)
         _per_floor(widths=widths)
-        _check_told(kind, features=features)
+        _check_told(kind, freqs, features=features)
         self.first = nn.Conv2d(channels + extra, features, 1)
         self.levels, out = self._level(0, 2*features)
         self.last = nn.Conv2d(out, channels, 1)
@@ -587,7 +593,7 @@ class ResidualUNet(nn.Module):
         _one_each(_checked(x, self.first.weight), phi, cond, None)
         o = self.o
         h = self.first(_padded(x, 2**(len(o.widths) - 1 + o.double)))
-        told = angle_features(phi, o.features, o.kind).to(h)[:, :, None, None].expand(-1, -1, *h.shape[2:])
+        told = angle_features(phi, o.features, o.kind, freqs=o.freqs).to(h)[:, :, None, None].expand(-1, -1, *h.shape[2:])
         return self.last(_pass(self.levels, torch.cat([h, told], 1), None))[:, :, :x.shape[2], :x.shape[3]]
 
 # %% ../nbs/07_unet.ipynb #47d67e8f
