@@ -6,8 +6,8 @@
 __all__ = ['evenly', 'dots', 'strip', 'to_frames', 'save_gif', 'save_mp4', 'png', 'still', 'slider', 'compare', 'scrubber_html',
            'show_paths']
 
-# %% ../nbs/05_trajectories.ipynb #e6418aab
-import base64, functools, html, io, json, math
+# %% ../nbs/05_trajectories.ipynb #91ad1f79
+import base64, functools, html, io, json, math, numbers, os
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -15,50 +15,84 @@ import torch
 from .data import show_images
 from .samplers import Step
 
-# %% ../nbs/05_trajectories.ipynb #ceb40bcd
+# %% ../nbs/05_trajectories.ipynb #c2c655e2
+def _want(what, least, most=math.inf, whole=True, **values):
+    "Raises ValueError for a setting that is no number in its range"
+    for name, v in values.items():
+        kind, upto = numbers.Integral if whole else numbers.Real, f'{least:,} to {most:,}' if most < math.inf else f'{least:,} or more'
+        if isinstance(v, bool) or not isinstance(v, kind) or not least <= v <= most: raise ValueError(f'{name}={v!r}: give a {"whole "*whole}number of {what}, {upto}')
+
+def _walk(steps, name='steps'):
+    "The steps of one walk, a list. Raises ValueError for what is no walk"
+    try: walk = list(steps)
+    except TypeError: raise ValueError(f'{name}: a {type(steps).__name__} is no walk: give what a sampler returns, such as ddim(...)') from None
+    if not walk: raise ValueError(f'{name}: there are no steps to show: this sampler has run already; keep its steps with list(...)')
+    for i, s in enumerate(walk):
+        if not isinstance(s, Step): raise ValueError(f'{name}: a {type(s).__name__} is no Step: give what a sampler yields, such as ddim(...)')
+        if not s.x.shape == s.x0.shape == walk[0].x.shape or not len(s.x):
+            raise ValueError(f'{name}: step {i} holds x of shape {tuple(s.x.shape)} and x0 of shape {tuple(s.x0.shape)}, the first step {tuple(walk[0].x.shape)}: all must be one batch')
+        if torch.as_tensor(s.phi).numel() != 1 or not math.isfinite(s.phi): raise ValueError(f'{name}: step {i} has the angle {s.phi}: give one number for the batch')
+        for half in ('x', 'x0'):
+            if not getattr(s, half).isfinite().all(): raise ValueError(f'{name}: in step {i}, {half} holds numbers that are not finite: the model or the sampler broke down there')
+    return walk
+
+def _walks(steps):
+    "{name: list of Steps}, whatever was given: one walk (without a name) or a dict of several"
+    if not isinstance(steps, dict): return {'': _walk(steps)}
+    if not steps: raise ValueError('there are no walks to show: the dict is empty')
+    return {str(k): _walk(v, str(k)) for k, v in steps.items()}
+
+# %% ../nbs/05_trajectories.ipynb #a0d7451f
 def _angles(walk):
     "All angles of a walk, `(T,)` float64"
     return torch.stack([torch.as_tensor(s.phi).double().cpu() for s in walk])
 
 def _pick(phi, n):
-    "Which n of the angles: evenly spaced if they only fall, else every so-many-th"
-    if len(phi) <= n: return list(range(len(phi)))
-    if (phi.diff() > 0).any(): pick = torch.linspace(0, len(phi) - 1, n).round().long()
-    else: pick = (phi[None] - torch.linspace(phi[0], phi[-1], n, dtype=phi.dtype)[:, None]).abs().argmin(1)
-    return sorted(set(pick.tolist()))
+    "Which n of the angles: as evenly spaced as can be if they only fall, else every so-many-th"
+    T = len(phi)
+    if T <= n: return list(range(T))
+    if not _falls(phi): return torch.linspace(0, T - 1, n).round().long().tolist()
+    near, pick = (phi[None] - torch.linspace(phi[0], phi[-1], n, dtype=phi.dtype)[:, None]).abs().argmin(1).tolist(), [0]
+    for k in range(1, n): pick.append(min(max(near[k], pick[-1] + 1), T - n + k))         # no step twice, and enough left for those to come
+    return pick[:-1] + [T - 1]
 
-# %% ../nbs/05_trajectories.ipynb #794a2501
+def _falls(phi): return not (phi.diff() > 0).any()
+
+# %% ../nbs/05_trajectories.ipynb #e7c1dc01
 def evenly(
     steps,    # Steps of a walk, a list
     n:int,    # At most so many of them, 2 or more
 )->list:      # The chosen steps, in order, the first and the last among them
-    "Some steps of a walk, spaced evenly in angle (or by number, if the walk does not only fall)"
-    steps = list(steps)
-    if n < 2: raise ValueError(f'n={n}: the first and the last step are always shown, so ask for 2 or more')
-    if not steps: raise ValueError('there are no steps to show: this sampler has run already; keep its steps with list(...)')
-    return [steps[i] for i in _pick(_angles(steps), n)]
+    "Some steps of a walk, spaced evenly in angle (or by number, if the walk does not only fall). Raises `ValueError` for what is no walk"
+    _want('steps', 2, n=n)
+    walk = _walk(steps)
+    return [walk[i] for i in _pick(_angles(walk), n)]
 
-# %% ../nbs/05_trajectories.ipynb #d6fab0e6
+# %% ../nbs/05_trajectories.ipynb #5ef0e31f
 def dots(
     x,            # Points, `(N, 2)`
     size=160,     # Height and width of the picture in pixels
     reach=3.,     # The picture shows -reach to reach in both directions; points outside are left out
 ):                # float `(1, 1, size, size)`, dark dots on white, in [-1, 1]
     "A cloud of points as a picture"
-    at = ((x.cpu().float()*torch.tensor([1., -1.])/reach + 1)/2*(size - 1)).round().long()
+    at = ((x.detach().cpu().float()*torch.tensor([1., -1.])/reach + 1)/2*(size - 1)).round().long()
     board = torch.ones(size + 2, size + 2)
     ok = ((at >= 0) & (at < size)).all(1)
     col, row = at[ok].T + 1
     for dy, dx in ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)): board[row + dy, col + dx] = -.8
     return board[None, None, 1:-1, 1:-1]
 
-# %% ../nbs/05_trajectories.ipynb #cbbfd4b0
+# %% ../nbs/05_trajectories.ipynb #34df6deb
 def _pictures(x, items, decode):
     "What to draw of one half of a step: `(n, C, H, W)`, the first few images, or a cloud of points as one picture"
-    x = decode(x) if decode else x
+    if decode is not None:
+        if not callable(decode): raise ValueError(f'decode={decode!r}: give a function, such as model.decode')
+        x = decode(x)
+        if not isinstance(x, torch.Tensor): raise ValueError(f'decode returned a {type(x).__name__}: it must make a tensor of images in [-1, 1], or of points')
     if x.ndim == 2 and x.shape[1] == 2: return dots(x)
-    if x.ndim != 4: raise ValueError(f'a step holds x of shape {tuple(x.shape)}: images (B, C, H, W) or points (B, 2) can be shown')
-    return x[:items].float().cpu()
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(f'a step holds x of shape {tuple(x.shape)}: images (B, C, H, W) of 1 or 3 channels can be shown, and points (B, 2); give decode= for a walk in other coordinates')
+    return x[:items].detach().float().cpu()
 
 def _glue(pics, down=True, gap=0):
     "Pictures one under the other, or side by side"
@@ -69,16 +103,34 @@ def _glue(pics, down=True, gap=0):
     for p in pics: board.paste(p, (0, at) if down else (at, 0)); at += size(p) + gap
     return board
 
-# %% ../nbs/05_trajectories.ipynb #4b167caa
+@functools.lru_cache(1)
+def _font():
+    "The font that matplotlib brings along: it knows Greek"
+    from matplotlib import get_data_path
+    from PIL import ImageFont
+    return ImageFont.truetype(Path(get_data_path())/'fonts'/'ttf'/'DejaVuSans.ttf', 10)
+
+def _caption(words, width=None, height=16):
+    "A line of small text as a picture"
+    from PIL import Image, ImageDraw
+    words = words.replace('\n', ' ')
+    pic = Image.new('L', (width or int(_font().getlength(words)) + 12, height), 'white')
+    if words: ImageDraw.Draw(pic).text((5, 2), words, font=_font(), fill=0)
+    return pic
+
+# %% ../nbs/05_trajectories.ipynb #6ecb4300
 def strip(
-    steps,         # Steps of a walk: a list, or a sampler that has not run yet
+    steps,         # Steps of a walk: a list, or a sampler that has not run yet; or {name: steps}, one below the other
     n=10,          # Columns, evenly spaced in angle
     items=1,       # How many images of the batch, two rows each
     scale=None,    # Screen pixels for a pixel; None: as fits
     decode=None,   # From the coordinates of the walk to [-1, 1], such as `model.decode`, if they differ
 ):                 # A `PIL.Image`
     "x_t above, the denoiser's guess of x0 below, from noise to data. Raises `ValueError` for steps that are neither images nor points"
+    if isinstance(steps, dict): return _glue([p for k, walk in _walks(steps).items() for p in (_caption(k), strip(walk, n, items, scale, decode))])
     chosen = evenly(steps, n)
+    _want('images', 1, items=items)
+    if scale is not None: _want('screen pixels for a pixel', 1, 100, scale=scale)
     pairs = [(_pictures(s.x, items, decode), _pictures(s.x0, items, decode)) for s in chosen]
     points = chosen[0].x.ndim == 2
     show = functools.partial(show_images, cols=len(chosen), scale=scale or (1 if points else None), n=10**6)
@@ -86,24 +138,17 @@ def strip(
     rows = [torch.stack([p[half][i] for p in pairs]) for i in range(len(pairs[0][0])) for half in (0, 1)]
     return _glue([show(rows[0], labels=degrees), *[show(r) for r in rows[1:]]])
 
-# %% ../nbs/05_trajectories.ipynb #55fd6d49
-def _walks(steps):
-    "{name: list of Steps}, whatever was given: one walk (without a name) or a dict of several"
-    walks = {str(k): list(v) for k, v in steps.items()} if isinstance(steps, dict) else {'': list(steps)}
-    if not walks: raise ValueError('there are no walks to show: the dict is empty')
-    for name, walk in walks.items():
-        if not walk: raise ValueError(f'{name or "steps"}: there are no steps to show: this sampler has run already; keep its steps with list(...)')
-        if not isinstance(walk[0], Step): raise ValueError(f'{name or "steps"}: a {type(walk[0]).__name__} is no Step: give what a sampler yields, such as ddim(...)')
-    return walks
-
+# %% ../nbs/05_trajectories.ipynb #df4ac95d
 def _together(walks, n):
-    "For each of at most n frames, which step to show of every walk"
+    "The common angles, and for each of at most n frames which step to show of every walk"
     phis = [_angles(w) for w in walks]
-    lead, falling = max(phis, key=len), not any((phi.diff() > 0).any() for phi in phis)
+    lead, falling = max(phis, key=len), all(map(_falls, phis))
+    beyond = torch.cat([p[(p > lead[0]) | (p < lead[-1])] for p in phis])
+    if falling and len(beyond): lead = torch.cat([lead, beyond.unique()]).sort(descending=True).values            # who begins earlier or ends later is shown whole
     def of(phi, i):
         if torch.equal(phi, lead): return i
         return int((phi - lead[i]).abs().argmin()) if falling else round(i/max(1, len(lead) - 1)*(len(phi) - 1))
-    return [[of(phi, i) for phi in phis] for i in _pick(lead, n)]
+    return lead, [[of(phi, i) for phi in phis] for i in _pick(lead, n)]
 
 # %% ../nbs/05_trajectories.ipynb #15fc7733
 def _columns(n, most=8):
@@ -125,38 +170,41 @@ class _Reel(NamedTuple):
     scale:int    # Screen pixels for a pixel
     note:str     # What the viewer should be told
 
-# %% ../nbs/05_trajectories.ipynb #2f792a72
+# %% ../nbs/05_trajectories.ipynb #c348b369
 def _draw(step, items, decode):
     "A step as a picture, one pixel for one pixel, in even rows of up to eight"
     halves = [_pictures(half, items, decode) for half in (step.x, step.x0)]
-    return _glue([show_images(x, cols=_columns(len(x)), scale=1, pad=1) for x in halves])
+    return _glue([show_images(x, cols=_columns(len(x)), scale=1, pad=1, n=len(x)) for x in halves])
 
 def _reel(steps, n, items, scale, decode):
     "Draw what n frames need"
     walks = _walks(steps)
-    if items < 1: raise ValueError(f'items={items}: show at least 1 image of the batch')
-    frames, longest = _together(list(walks.values()), n), max(map(len, walks.values()))
+    _want('images', 1, items=items)
+    if scale is not None: _want('screen pixels for a pixel', 1, 100, scale=scale)
+    lead, frames = _together(list(walks.values()), n)
     shots = {name: {i: _Shot(_draw(walk[i], items, decode), i, len(walk) - 1, float(walk[i].phi)) for i in sorted({f[k] for f in frames})}
              for k, (name, walk) in enumerate(walks.items())}
     first = next(iter(walks.values()))[0].x
     scale = scale or (max(1, round(48/first.shape[2])) if first.ndim == 4 else 1)
-    return _Reel(shots, frames, scale, f'{len(frames)} of {longest} steps, evenly spaced in angle' if len(frames) < longest else '')
+    return _Reel(shots, frames, scale, '; '.join(_notes(walks, lead, frames, items, decode)))
 
-# %% ../nbs/05_trajectories.ipynb #781c337d
+def _notes(walks, lead, frames, items, decode):
+    "What is not shown, in words"
+    if len(frames) < len(lead): yield f'{len(frames)} of {len(lead)} steps, ' + ('evenly spaced in angle' if _falls(lead) else 'every so-many-th')
+    B = len(next(iter(walks.values()))[0].x)
+    shown = [half if decode is None else decode(half) for walk, k in zip(walks.values(), zip(*frames)) for i in k for half in (walk[i].x, walk[i].x0)]
+    if shown[0].ndim == 4: yield from [f'the first {items} of {B} images']*(items < B)
+    else:
+        lost = max((x.abs() > 3).any(1).double().mean().item() for x in shown)
+        if lost > .05: yield f'up to {lost:.0%} of the points lie outside the picture, which goes from -3 to 3'
+
+# %% ../nbs/05_trajectories.ipynb #d0ed5df9
 def _where(shot):
     "(step, angle in degrees, sigma) as words"
-    sigma = math.tan(shot.phi)
+    sigma = math.tan(shot.phi) if shot.phi < math.pi/2 - 1e-6 else math.inf                # single precision can lie beyond 90 degrees
     return f'{shot.number}/{shot.of}', f'{math.degrees(shot.phi):.1f}', 'inf' if sigma > 1e6 else f'{sigma:.2f}' if sigma < 100 else f'{sigma:.0f}'
 
-# %% ../nbs/05_trajectories.ipynb #e39c2cdd
-def _caption(words, width=None, height=16):
-    "A line of small text as a picture"
-    from PIL import Image, ImageDraw, ImageFont
-    font = ImageFont.load_default(size=11)
-    pic = Image.new('L', (width or int(font.getlength(words)) + 12, height), 'white')
-    if words: ImageDraw.Draw(pic).text((5, 2), words, font=font, fill=0)
-    return pic
-
+# %% ../nbs/05_trajectories.ipynb #bae9f591
 def _board(reel, frame):
     "One frame as a single picture: all walks side by side, with words"
     blocks = []
@@ -167,7 +215,7 @@ def _board(reel, frame):
         blocks.append(_glue([*([_caption(name)] if name else []), big, *map(_caption, words)]))
     return _glue(blocks, down=False, gap=8)
 
-# %% ../nbs/05_trajectories.ipynb #8dfa76bd
+# %% ../nbs/05_trajectories.ipynb #f9fc8ae0
 def to_frames(
     steps,         # Steps of a walk: a list, or a sampler that has not run yet; or {name: steps}, side by side
     n=60,          # At most so many frames, evenly spaced in angle
@@ -175,52 +223,64 @@ def to_frames(
     scale=None,    # Screen pixels for a pixel; None: as fits
     decode=None,   # From the coordinates of the walk to [-1, 1], such as `model.decode`
 )->list:           # `PIL.Image`s of one size
-    "The walk as pictures: x_t above, the guess of x0 below, with step number, angle and sigma"
-    if n < 2: raise ValueError(f'n={n}: the first and the last step are always shown, so ask for 2 or more')
+    "The walk as pictures: x_t above, the guess of x0 below, with step number, angle and sigma. Raises `ValueError` for what cannot be drawn"
+    _want('frames', 2, n=n)
     reel = _reel(steps, n, items, scale, decode)
     frames = [_board(reel, f) for f in reel.frames]
     width, height = (max(getattr(f, side) for f in frames) for side in ('width', 'height'))
     return [_glue([_glue([f, _caption('', 1, height)], down=False), _caption('', width + 1, 1)]).crop((0, 0, width, height)) for f in frames]
 
-# %% ../nbs/05_trajectories.ipynb #815e4a93
-def _folder_of(fname):
-    "The path, if it can be written to"
-    fname = Path(fname)
+# %% ../nbs/05_trajectories.ipynb #c31af874
+def _to_write(fname, *ends):
+    "The path, if such a file can be written there; looked at before anything is computed"
+    try: fname = Path(fname)
+    except TypeError: raise ValueError(f'fname={fname!r}: give the name of a file, such as walk{ends[0]}') from None
+    if fname.suffix.lower() not in ends: raise ValueError(f'{fname}: give a name that ends in {" or ".join(ends)}')
     if not fname.parent.is_dir(): raise ValueError(f'{fname}: the folder {fname.parent} does not exist; make it first')
+    if fname.is_dir() or not os.access(fname.parent, os.W_OK): raise ValueError(f'{fname} cannot be written: {"it is a folder" if fname.is_dir() else f"the folder {fname.parent} is not yours to write in"}')
     return fname
 
-def _film(steps, ms, kwargs):
-    "Frames, whatever was given: walks, or frames already"
-    if not ms > 0: raise ValueError(f'ms={ms}: a frame is shown for so many milliseconds, more than 0')
-    steps = steps if isinstance(steps, dict) else list(steps)
-    if not steps: raise ValueError('no frames to save: keep the steps of a sampler with list(...)')
-    return steps if isinstance(steps, list) and not isinstance(steps[0], Step) and hasattr(steps[0], 'save') else to_frames(steps, **kwargs)
+def _write(fname, how):
+    "Write a file; raises ValueError where the disk refuses"
+    try: how()
+    except OSError as e: raise ValueError(f'{fname} cannot be written: {e.strerror or e}') from e
+    return fname
 
-# %% ../nbs/05_trajectories.ipynb #3c5c8618
+def _film(steps, kwargs):
+    "Frames, whatever was given: walks, or frames already"
+    steps = steps if isinstance(steps, dict) or not hasattr(steps, '__iter__') else list(steps)
+    if not isinstance(steps, list) or not steps or not hasattr(steps[0], 'save'): return to_frames(steps, **kwargs)
+    if kwargs: raise ValueError(f'these frames are drawn already: leave out {", ".join(kwargs)}, or give the steps')
+    return steps
+
+# %% ../nbs/05_trajectories.ipynb #8608f0de
 def save_gif(
     steps,         # Steps of a walk, {name: steps}, or frames from `to_frames`
-    fname,         # Where to write it; its folder must exist
-    ms=80,         # Milliseconds for a frame
+    fname,         # Where to write it, such as walk.gif; its folder must exist
+    ms=80,         # Milliseconds for a frame, from 20 on; GIF counts in tens
     hold=1500,     # Milliseconds for the last frame
     **kwargs,      # For `to_frames`: n, items, scale, decode
 ):                 # The path that was written
-    "An animated GIF of the walk that runs for ever"
-    frames, fname = _film(steps, ms, kwargs), _folder_of(fname)
-    frames[0].save(fname, save_all=True, append_images=frames[1:], duration=[ms]*(len(frames) - 1) + [hold], loop=0)
-    return fname
+    "An animated GIF of the walk that runs for ever. Raises `ValueError` for what cannot be drawn or written"
+    _want('milliseconds', 20, 60_000, whole=False, ms=ms, hold=hold)
+    fname, frames = _to_write(fname, '.gif'), _film(steps, kwargs)
+    shown = dict(save_all=True, append_images=frames[1:], duration=[round(ms)]*(len(frames) - 1) + [round(hold)], loop=0)
+    return _write(fname, lambda: frames[0].save(fname, **shown))
 
-# %% ../nbs/05_trajectories.ipynb #97cc534b
+# %% ../nbs/05_trajectories.ipynb #eee22131
 def save_mp4(
     steps,         # Steps of a walk, {name: steps}, or frames from `to_frames`
-    fname,         # Where to write it; its folder must exist
-    ms=80,         # Milliseconds for a frame
+    fname,         # Where to write it, such as walk.mp4; its folder must exist
+    ms=80,         # Milliseconds for a frame, from 20 on
     hold=1500,     # Milliseconds for the last frame
     **kwargs,      # For `to_frames`: n, items, scale, decode
 ):                 # The path that was written
     "A film of the walk. Needs the program ffmpeg, and raises `ValueError` where it is missing or complains"
     import shutil, subprocess
-    frames, fname, tool = _film(steps, ms, kwargs), _folder_of(fname), shutil.which('ffmpeg')
+    _want('milliseconds', 20, 60_000, whole=False, ms=ms, hold=hold)
+    fname, tool = _to_write(fname, '.mp4', '.mov', '.mkv', '.webm'), shutil.which('ffmpeg')
     if tool is None: raise ValueError(f'{fname}: films are written by the program ffmpeg, which is not here: install it (Debian: apt install ffmpeg), or use save_gif')
+    frames = _film(steps, kwargs)
     w, h = frames[0].size
     raw = b''.join(f.convert('RGB').tobytes() for f in frames + frames[-1:]*round(hold/ms))
     given = ['-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{w}x{h}', '-r', f'{1000/ms}', '-i', '-']
@@ -236,7 +296,7 @@ def png(
     "An image as the bytes of a PNG file"
     out = io.BytesIO(); pic.save(out, 'PNG'); return out.getvalue()
 
-# %% ../nbs/05_trajectories.ipynb #ca21d6c5
+# %% ../nbs/05_trajectories.ipynb #437959ad
 _look = """
 .diffnb-walks { display: flex; flex-wrap: wrap; gap: 6px 22px; line-height: 1.5; font-variant-numeric: tabular-nums; }
 .diffnb-walks figure { display: grid; grid-template-columns: auto auto; gap: 2px 8px; margin: 0; justify-content: start; }
@@ -247,7 +307,7 @@ _look = """
 _names = ("const b = this.closest('.diffnb-scrubber'); if (b) { "
     "b.querySelectorAll('.widget-play button').forEach((o, i) => o.ariaLabel = o.title = ['Play or pause', 'Back to the start', 'Play for ever'][i]); "
     "b.querySelectorAll('.noUi-handle').forEach((o, i) => o.ariaLabel = ['Step of the walk', 'Milliseconds a frame'][i]); "
-    "b.querySelector('.noUi-handle').ariaValueText = this.alt }")
+    "b.querySelector('.noUi-handle').ariaValueText = [...this.closest('.diffnb-walks').querySelectorAll('img')].map(o => o.alt).join('; ') }")
 
 def _words(name, shot):
     "(caption as HTML, alt text) of one step"
@@ -264,21 +324,25 @@ def _figure(name, shot, scale):
             f'<img src="{src}" alt="{alt}" width="{pic.width*scale}" height="{pic.height*scale}" decoding="sync" onload="{html.escape(_names)}">'
             f'<figcaption>{caption}</figcaption></figure>')
 
-# %% ../nbs/05_trajectories.ipynb #9922767d
+# %% ../nbs/05_trajectories.ipynb #974f4af2
 def still(
     frames,        # `PIL.Image`s of one size
     n=16,          # At most so many frames
     limit=120_000, # At most so many bytes
     ms=160,        # Milliseconds for a frame
 )->bytes:          # The content of an animated PNG file
-    "A small animated PNG with 16 grey levels for viewers that run nothing; fewer frames if it would be too large"
+    "A small animated PNG with 16 grey levels for viewers that run nothing; with fewer frames, then smaller ones, if it would be too large"
     pick = [frames[round(i)] for i in np.linspace(0, len(frames) - 1, min(n, len(frames)))]
     grey = [f.convert('L').point(lambda v: round(v/17)*17) for f in pick]
     out = io.BytesIO()
-    grey[0].save(out, 'PNG', save_all=True, append_images=grey[1:], duration=[ms]*(len(grey) - 1) + [10*ms], loop=0, compress_level=6)
-    return out.getvalue() if out.tell() <= limit or n <= 2 else still(frames, max(2, min(n, len(pick))*limit//(out.tell() + limit//20)), limit, ms)
+    grey[0].save(out, 'PNG', save_all=True, append_images=grey[1:], duration=[ms]*(len(grey) - 1) + [10*ms], loop=0, compress_level=9)
+    if (size := out.tell()) <= limit: return out.getvalue()
+    if len(pick) > 6: return still(frames, max(6, min(len(pick) - 1, len(pick)*limit//size)), limit, ms)
+    w, h = (int(side*min(.9, (limit/size)**.5)) for side in pick[0].size)
+    if min(w, h) < 8: raise ValueError(f'limit={limit}: not even small frames fit into so many bytes; allow more')
+    return still([f.resize((w, h)) for f in pick], n, limit, ms)
 
-# %% ../nbs/05_trajectories.ipynb #81fe6453
+# %% ../nbs/05_trajectories.ipynb #753d5bff
 @functools.lru_cache(1)
 def _scrubber():
     "The widget class; made on first use, since ipywidgets is heavy"
@@ -292,11 +356,13 @@ def _scrubber():
             self.pace = W.IntSlider(ms, 20, max(500, ms), 20, description='ms a frame', layout=W.Layout(width='320px'), tooltip='How long a frame is shown when playing')
             figures = {name: {i: _figure(name, s, reel.scale) for i, s in shots.items()} for name, shots in reel.shots.items()}
             rows = [''.join(figures[name][i] for name, i in zip(figures, f)) for f in reel.frames]
+            if (size := sum(map(len, rows))) > 40e6:
+                raise ValueError(f'this slider would send {size/1e6:.0f} MB to the browser: show fewer images (items=), fewer frames (n={len(rows)}), or write a film with save_gif')
             self.stack = W.Stack([W.HTML(f'<div class="diffnb-walks">{row}</div>', layout=wide) for row in rows], selected_index=0, layout=wide)
             self.note = W.HTML(f'<style>{_look}</style><small>{reel.note}</small>', layout=wide)
             self.links = [W.jslink((self.play, 'value'), (self.slider, 'value')), W.jslink((self.slider, 'value'), (self.stack, 'selected_index')),
                           W.jslink((self.pace, 'value'), (self.play, 'interval'))]
-            self.fallback = still([_board(reel, reel.frames[round(i)]) for i in np.linspace(0, last, min(16, last + 1))], limit=80_000)
+            self.fallback = still([_board(reel, reel.frames[round(i)]) for i in np.linspace(0, last, min(16, last + 1))], limit=45_000)
             super().__init__([W.HBox([self.play, self.slider, self.pace], layout=W.Layout(flex_flow='row wrap')), self.stack, self.note])
             self.add_class('diffnb-scrubber')
 
@@ -306,7 +372,13 @@ def _scrubber():
             return bundle
     return Scrubber
 
-# %% ../nbs/05_trajectories.ipynb #000aad82
+# %% ../nbs/05_trajectories.ipynb #82f230d0
+def _check_frames(n, ms):
+    "Raises ValueError for more frames than a browser should hold, and for a pace that it cannot keep"
+    _want('frames', 2, 60, n=n)                                   # all of them live in the browser
+    _want('milliseconds', 20, 10_000, whole=False, ms=ms)
+
+# %% ../nbs/05_trajectories.ipynb #dd79063c
 def slider(
     steps,       # Steps of a walk: a list, or a sampler that has not run yet; or {name: steps}, side by side
     n=60,        # At most so many frames, evenly spaced in angle
@@ -315,9 +387,8 @@ def slider(
     ms=80,       # Milliseconds for a frame when playing
     decode=None, # From the coordinates of the walk to [-1, 1], such as `model.decode`
 ):               # A widget: shows itself as the last value of a cell
-    "Scrub the walk: x_t above, the guess of x0 below. Arrow keys, mouse and a play button; works on when the kernel is gone"
-    if not 2 <= n <= 60: raise ValueError(f'n={n}: a slider holds 2 to 60 frames, since all of them live in the browser')
-    if not 20 <= ms <= 10_000: raise ValueError(f'ms={ms}: a frame is shown for 20 to 10000 milliseconds')
+    "Scrub the walk: x_t above, the guess of x0 below. Arrow keys, mouse and a play button; works on when the kernel is gone. Raises `ValueError` for what cannot be drawn"
+    _check_frames(n, ms)
     reel = _reel(steps, n, items, scale, decode)
     if len(reel.frames) < 2: raise ValueError('a single step is a picture, not a walk: use strip')
     return _scrubber()(reel, ms)
@@ -357,7 +428,7 @@ _page = """<!DOCTYPE html>
 <script>const ms = {ms}, walks = {walks}, frames = {frames};{script}</script></body></html>
 """
 
-# %% ../nbs/05_trajectories.ipynb #41008132
+# %% ../nbs/05_trajectories.ipynb #79024dca
 _page_script = """
 const get = id => document.getElementById(id), bar = get('bar'), button = get('play'), figures = document.querySelectorAll('figure')
 let timer = 0
@@ -366,8 +437,8 @@ function show(i) {
   i = Math.max(0, Math.min(frames.length - 1, i)); bar.value = i
   figures.forEach((figure, k) => {
     const step = walks[k][frames[i][k]], img = figure.querySelector('img')
-    img.src = step.src; img.alt = step.alt; figure.querySelector('figcaption').innerHTML = step.words
-    if (!k) bar.setAttribute('aria-valuetext', step.alt) })
+    img.src = step.src; img.alt = step.alt; figure.querySelector('figcaption').innerHTML = step.words })
+  bar.setAttribute('aria-valuetext', walks.map((walk, k) => walk[frames[i][k]].alt).join('; '))
 }
 function stop() { clearTimeout(timer); timer = 0; button.textContent = 'Play' }
 function tick() { if (+bar.value >= frames.length - 1) return stop(); show(+bar.value + 1); timer = setTimeout(tick, ms*get('pace').value) }
@@ -383,7 +454,7 @@ document.onkeydown = event => {
 document.querySelector('.controls').hidden = false; show(0)
 """
 
-# %% ../nbs/05_trajectories.ipynb #f926b6e0
+# %% ../nbs/05_trajectories.ipynb #0a96cf25
 def _shades(pic, n):
     "The picture with n shades of each colour"
     return pic if n >= 256 else pic.point(lambda v: round(round(v*(n - 1)/255)*255/(n - 1)))
@@ -395,11 +466,24 @@ def _write_page(reel, title, ms):
     for walk in steps:
         for step in walk.values(): step['alt'] = html.unescape(step['alt'])               # set by the script, not read from the page
     figures = ''.join(_figure(name, shots[i], reel.scale) for (name, shots), i in zip(reel.shots.items(), reel.frames[-1]))
-    safe = lambda data: json.dumps(data, separators=(',', ':')).replace('</', '<\\/')       # no name may end the script
+    safe = lambda data: json.dumps(data, separators=(',', ':')).replace('<', '\\u003c')     # no name may end the script, or begin another
     return _page.format(title=html.escape(title), style=_look + _page_look, figures=figures.replace(html.escape(_names), ''), last=len(reel.frames) - 1,
         note=reel.note + '. ' if reel.note else '', ms=ms, walks=safe(steps), frames=safe(reel.frames), script=_page_script)
 
-# %% ../nbs/05_trajectories.ipynb #e927d7b5
+# %% ../nbs/05_trajectories.ipynb #009dd358
+def _dull(reel, shades):
+    "The reel with fewer shades, which it says"
+    if shades == 256: return reel
+    shots = {name: {i: s._replace(pic=_shades(s.pic, shades)) for i, s in those.items()} for name, those in reel.shots.items()}
+    return reel._replace(shots=shots, note='; '.join([*[reel.note]*bool(reel.note), f'{shades} shades of each colour']))
+
+def _thin(reel, n):
+    "The reel with n of its frames, which it says"
+    frames = [reel.frames[round(i)] for i in np.linspace(0, len(reel.frames) - 1, n)]
+    shots = {name: {i: those[i] for i in sorted({f[k] for f in frames})} for k, (name, those) in enumerate(reel.shots.items())}
+    return reel._replace(shots=shots, frames=frames, note='; '.join([*[reel.note]*bool(reel.note), f'{n} of {len(reel.frames)} frames, to keep the file small']))
+
+# %% ../nbs/05_trajectories.ipynb #43ef2b79
 def scrubber_html(
     steps,              # Steps of a walk, a list or a sampler that has not run yet; or {name: steps}, side by side
     fname,              # Where to write it, such as 'walk.html'; its folder must exist
@@ -411,21 +495,18 @@ def scrubber_html(
     title='From noise to data', # Stands above it
     limit=1_000_000,    # At most so many bytes: fewer shades, then fewer frames
 ):                      # The path that was written
-    "The slider as one HTML file that needs no kernel, no library and no network"
-    if not 2 <= n <= 60: raise ValueError(f'n={n}: a slider holds 2 to 60 frames, since all of them live in the browser')
-    fname, walks, shades = _folder_of(fname), _walks(steps), 256
-    while n >= 2:
-        reel = _reel(walks, n, items, scale, decode)
-        if len(reel.frames) < 2: raise ValueError('a single step is a picture, not a walk: use strip')
-        shots = {name: {i: s._replace(pic=_shades(s.pic, shades)) for i, s in of.items()} for name, of in reel.shots.items()}
-        page = _write_page(reel._replace(shots=shots), title, ms).encode()
-        if len(page) <= limit: break
-        shades, n = (shades//2, n) if shades > 16 else (shades, len(reel.frames)*3//4)
-    else: raise ValueError(f'limit={limit}: not even two frames fit into so many bytes; show fewer items ({items}) or allow more')
-    fname.write_bytes(page)
-    return fname
+    "The slider as one HTML file that needs no kernel, no library and no network. Raises `ValueError` for what cannot be drawn or written"
+    _check_frames(n, ms); _want('bytes', 1, limit=limit)
+    fname, full = _to_write(fname, '.html', '.htm'), _reel(steps, n, items, scale, decode)
+    if len(full.frames) < 2: raise ValueError('a single step is a picture, not a walk: use strip')
+    def page(reel): return _write_page(reel, str(title), ms).encode()
+    text, shades = page(full), 256
+    while len(text) > limit and shades > 16: shades = max(16, shades//(2 if len(text) < 2*limit else 16)); text = page(reel := _dull(full, shades))
+    while len(text) > limit and len(reel.frames) > 2: text = page(reel := _thin(_dull(full, shades), max(2, min(len(reel.frames) - 1, len(reel.frames)*limit//len(text)))))
+    if len(text) > limit: raise ValueError(f'limit={limit}: not even two frames fit into so many bytes; show fewer items ({items}) or allow more')
+    return _write(fname, lambda: fname.write_bytes(text))
 
-# %% ../nbs/05_trajectories.ipynb #dac45b9d
+# %% ../nbs/05_trajectories.ipynb #e687d4a0
 def show_paths(
     steps,        # Steps of a walk in the plane: a list, or a sampler that has not run yet
     k=50,         # Draw so many points
@@ -434,11 +515,11 @@ def show_paths(
 ):                # The axes
     "Every point's way from noise (grey) to data (red). Raises `ValueError` for steps that are not points"
     import matplotlib.pyplot as plt
-    steps = list(steps)
-    if not steps or steps[0].x.ndim != 2 or steps[0].x.shape[1] != 2:
-        raise ValueError(f'paths can be drawn for points (B, 2), not {tuple(steps[0].x.shape) if steps else "no steps at all"}: use strip or slider for images')
+    _want('points', 1, k=k); _want('units', .01, 1e6, whole=False, reach=reach)
+    walk = _walk(steps)
+    if walk[0].x.ndim != 2 or walk[0].x.shape[1] != 2: raise ValueError(f'paths can be drawn for points (B, 2), not {tuple(walk[0].x.shape)}: use strip or slider for images')
     ax = ax or plt.subplots(figsize=(3.4, 3.4))[1]
-    xs = torch.stack([s.x[:k].cpu() for s in steps])                                   # (T, k, 2)
+    xs = torch.stack([s.x[:k].detach().float().cpu() for s in walk])                   # (T, k, 2)
     ax.plot(*xs.permute(2, 0, 1), color='C0', lw=.7, alpha=.7)
     ax.scatter(*xs[0].T, s=8, color='0.6', zorder=2); ax.scatter(*xs[-1].T, s=8, color='C3', zorder=3)
     ax.set(aspect='equal', xlim=(-reach, reach), ylim=(-reach, reach))
