@@ -1,7 +1,7 @@
 """The long run of nbs/25_cifar10. Trains a small U-Net on the colour pictures at hand, once for each objective (noise, image, v), draws with every sampler,
 variance and number of steps, and notes each number in results/25.json as it comes, pictures in results/25. What was ended goes on where it stood.
 
-    python benchmarks/cifar10.py                       everything: about 55 minutes on one core
+    python benchmarks/cifar10.py                       everything: about an hour and three quarters on one core
     python benchmarks/cifar10.py main | objectives              a part: the table; the other two objectives
     python benchmarks/cifar10.py speed | shares                 the original's network on this machine; a trial with MNIST's network
     python benchmarks/cifar10.py full --folder runs/cifar10            the original's configuration, whole: for a GPU
@@ -155,19 +155,19 @@ def row(a, section, name, model, sampler, calls, spacing='leading', seed=0, pict
     twice = sampler.startswith('Heun')
     steps = (calls + 1)//2 if twice else calls
     x = draw(model, samplers[sampler], path(model.schedule, steps, spacing), n, seed)
-    s, first = a.meter(x), a.meter(x[:a.n_long])
+    s = a.meter(x)
     note(a, section, {name: {**about(), 'calls': 2*steps - 1 if twice else steps, 'steps': steps, 'spacing': spacing, 'n': n, 'sampling_seed': seed, 'training_seed': 0,
                              'fld': s.value, 'se': s.se, 'floor': s.floor, 'percent': s.percent, 'percent_se': 100*s.se/(s.ref.noise - s.floor), 'debiased': s.debiased,
-                             'first': first.percent, 'first_se': 100*first.se/(first.ref.noise - first.floor), 'n_first': a.n_long, 'spread': x.std().item(),
+                             'spread': x.std().item(),
                              'cpu_seconds': round(time.process_time() - start)}})
     if picture:
         (a.out/'25').mkdir(exist_ok=True)
         show_images(x[:12], cols=12, scale=1, pad=1).quantize(48).save(a.out/'25'/f'{section}-{name}.png'.replace(' ', '_'), optimize=True)
 
 
-def table(a, only=None):
+def table(a, some=None):
     model = trained(a, a.data, 'eps')[0]
-    for calls in only or columns:
+    for calls in some or a.calls or columns:
         for name, sampler in samplers.items():
             if calls not in few.get(name, columns): continue
             row(a, 'table', f'{name}, {calls}', model, name, calls, seed=int(name == 'DDIM, eta 1'), picture=calls in (10, 50, 1000))
@@ -199,7 +199,7 @@ def ship(a):
     "The network of the table, in half precision, beside the results: the notebook draws with it"
     model, cost = trained(a, a.data, 'eps')
     card = dict(card=f'32x32 colour pictures: {a.what}. A small U-Net that predicts noise, linear betas, 1000 steps. For teaching; its pictures are not good.',
-                data=a.what, recipe='benchmarks/cifar10.py train', license='Apache-2.0', parameters=cost['parameters'], steps=cost['steps'], seed=0)
+                data=a.what, recipe='benchmarks/cifar10.py main', license='Apache-2.0', parameters=cost['parameters'], steps=cost['steps'], seed=0)
     (a.out/'25').mkdir(exist_ok=True)
     print(save(a.out/'25'/'eps.safetensors', model, dtype=torch.float16, **card))
 
@@ -261,7 +261,8 @@ def main():
     parts = dict(main=whole, objectives=others, table=table, spacings=spacings, ship=ship, judge=ends, speed=speed, shares=shares, full=full)
     p.add_argument('part', nargs='?', choices=parts, help='everything but full when not given')
     p.add_argument('--n', type=int, default=1000, help='pictures in a row')
-    p.add_argument('--n-long', type=int, default=150, help='pictures in a row of 1000 calls')
+    p.add_argument('--n-long', type=int, default=1000, help='pictures in a row of 1000 calls')
+    p.add_argument('--calls', type=int, nargs='+', help='table: only these columns')
     p.add_argument('--steps', type=int, help=f"of each training; {recipe['steps']}, or 800,000 for full")
     p.add_argument('--reader-steps', type=int, default=1900)
     p.add_argument('--accumulate', type=int, default=1, help='full: helpings in which a batch is worked off')

@@ -33,11 +33,16 @@ def processor():
     return f'{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads'
 
 
+def git(*args): return subprocess.run(['git', *args], capture_output=True, text=True, cwd=results.parent).stdout.strip()
+
+
 def about():
-    "What a number needs beside it: the command, the commit, the machine"
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=results.parent).stdout.strip()
-    return dict(command=' '.join(['python', str(Path(sys.argv[0]).resolve().relative_to(results.parent)), *sys.argv[1:]]), commit=commit, hardware=processor(),
-                python=platform.python_version(), torch=torch.__version__)
+    "What a number needs beside it: the command; the commit, with a + where something was changed since; the script itself, as git names its content; the machine"
+    script = Path(sys.argv[0]).resolve()
+    inside = script.is_relative_to(results.parent)
+    return dict(command=' '.join(['python', str(script.relative_to(results.parent)) if inside else script.name, *sys.argv[1:]]),
+                commit=git('rev-parse', '--short', 'HEAD') + '+'*bool(git('status', '--porcelain', 'diffnb', 'benchmarks')),
+                script=git('hash-object', str(script))[:10] if inside else '', hardware=processor(), python=platform.python_version(), torch=torch.__version__)
 
 
 def keep(name, **numbers):

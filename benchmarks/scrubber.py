@@ -15,7 +15,7 @@ from common import keep
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tests'))
 import lab as driver  # noqa: E402
-from diffnb.all import cosine, ddim, ideal, load_data, path, scrubber_html, seeded, slider, to_float  # noqa: E402
+from diffnb.all import cosine, ddim, ideal, load_data, path, playground, scrubber_html, seeded, slider, to_float  # noqa: E402
 
 walk_of = '''from diffnb.all import *
 knows = ideal(to_float(load_data('digits').x))
@@ -78,15 +78,35 @@ def painted(rushes):
     return f"{', '.join(str(r['shown']) for r in rushes)} (in {min(took):.1f} to {max(took):.1f} s)"
 
 
+def to_build(steps, rounds=7):
+    "Seconds of the processor for a slider of 50 frames of 16 images: one thread, so what a clock says too, when nothing else runs"
+    slider(steps[:4])
+    times = []
+    for _ in range(rounds):
+        start = time.process_time()
+        slider(steps[:50], items=16)
+        times.append(time.process_time() - start)
+    return times
+
+
+def to_draw(rounds=7):
+    "Seconds from the draw button to the finished slider: ten digits, guided, 20 calls; after a first walk that warms up"
+    play = playground().wait()
+    times = []
+    for seed in range(1, rounds + 1):
+        play.set['seed'].value, start = seed, time.perf_counter()
+        play.go.click()
+        play.wait()
+        times.append(time.perf_counter() - start)
+    return times
+
+
 def main():
+    begun = time.time()
     if driver.chromium is None: return print('benchmarks/scrubber.py needs Chromium (Debian: apt install chromium); nothing was measured')
     steps = list(ddim(ideal(to_float(load_data('digits').x)), seeded(range(16))((16, 1, 16, 16)), path(cosine, 59)))
-    slider(steps[:4])
-    build = []
-    for _ in range(7):
-        start = time.process_time()                                              # one thread: what a clock says too, when nothing else runs
-        slider(steps[:50], items=16)
-        build.append(time.process_time() - start)
+    larger = [s._replace(x=torch.randn(16, 1, 28, 28), x0=torch.nn.functional.interpolate(s.x0, size=28)) for s in steps]         # noise compresses worst
+    build, build_28, drawn = to_build(steps), to_build(larger), to_draw()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder, driver.browser() as b:
         file = scrubber_html(steps, Path(folder)/'walk.html', items=16)
@@ -112,10 +132,12 @@ def main():
             gone = measure(page, page.locator('.diffnb-scrubber .noUi-handle').first)
     places = {'JupyterLab': live, 'JupyterLab, no kernel': gone, 'the HTML file': alone}
     shown = {f'key press to painted picture, {where}': f"{m['median_ms']:.0f} ms (9 of 10 within {m['p90_ms']:.0f})" for where, m in places.items()}
-    shown |= {f'pictures painted of 45 moves, {ms} ms apart, {where}': painted(m['moves'][ms]) for ms in ('16', '33') for where, m in places.items()}
-    shown |= {'building a slider of 50 frames of 16 digits, processor time': f'{statistics.median(build):.2f} s', 'the HTML file, 60 frames of 16 digits': f'{html//1000} kB',
+    shown |= {f'pictures painted of 45 moves with pauses of {ms} ms, {where}': painted(m['moves'][ms]) for ms in ('16', '33') for where, m in places.items()}
+    shown |= {'building a slider of 50 frames of 16 digits, processor time': f'{statistics.median(build):.2f} s (28x28: {statistics.median(build_28):.2f} s)',
+              f'playground: from the draw button to the slider, ten guided digits, {torch.get_num_threads()} threads': f'{statistics.median(drawn):.1f} s', 'the HTML file, 60 frames of 16 digits': f'{html//1000} kB',
               'a notebook with two such sliders, as JupyterLab saves it': f'{saved//1000} kB'}
-    keep('scrubber', table=shown, jupyterlab=live, without_kernel=gone, html_file=alone, build_s=[round(t, 3) for t in build], html_bytes=html, notebook_bytes=saved, load=[round(v, 1) for v in os.getloadavg()])
+    keep('scrubber', table=shown, jupyterlab=live, without_kernel=gone, html_file=alone, build_s=[round(t, 3) for t in build], build_28_s=[round(t, 3) for t in build_28], playground_s=[round(t, 2) for t in drawn],
+         seed=0, seconds=round(time.time() - begun), html_bytes=html, notebook_bytes=saved, load=[round(v, 1) for v in os.getloadavg()])
     print('\n'.join(f'{k:75}{v}' for k, v in shown.items()))
 
 

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['choose_seeds', 'stops', 'middle', 'told', 'walk', 'generate', 'playground']
 
-# %% ../nbs/14_generation.ipynb #c5099804
+# %% ../nbs/14_generation.ipynb #abe1526f
 import base64
 import functools
+import html
 import inspect
 import math
 import numbers
@@ -22,7 +23,7 @@ from .denoiser import bare
 from .guidance import Around, clamp, classes_of, condition, dynamic, guide, interval, labelled, project
 from .samplers import Step, ddim, ddpm, dpmpp, heun, seeded
 from .schedules import cosine, path
-from .trajectories import _columns, png, slider, to_frames
+from .trajectories import _columns, dots, png, slider, to_frames
 
 # %% ../nbs/14_generation.ipynb #f64b184b
 def choose_seeds(
@@ -81,7 +82,7 @@ def told(
         model = guide(model, cond, w, rescale)
     return project(model, clamp(limits) if clip is True else dynamic(limits=limits)) if clip else model
 
-# %% ../nbs/14_generation.ipynb #1c97d31f
+# %% ../nbs/14_generation.ipynb #87ad794a
 def _home(model, device):
     "Device and dtype of a model; of a plain denoiser, the device that was asked for"
     mean = getattr(model, 'mean', None)
@@ -94,6 +95,7 @@ def _shape(model, shape, clip):
     if len(shape) != 3 and clip: raise ValueError(f'items of shape {tuple(shape)} are no images, and have no limits to be clipped at: say clip=False')
     return tuple(shape)
 
+# %% ../nbs/14_generation.ipynb #a5cdc5eb
 def walk(
     model,         # A `Denoiser`, whatever is around it, or any denoiser
     seeds,         # One whole number for each image
@@ -113,6 +115,7 @@ def walk(
     "One batch from noise to images, step by step. Raises `ValueError` at once for anything that does not fit"
     model = bare(model) if isinstance(model, torch.nn.Module) else model      # of averaged weights, the model that holds them
     noise, (device, dtype) = seeded(seeds), _home(model, device)
+    if not noise.gens: raise ValueError('seeds is empty: give one whole number for each image')
     x = noise(torch.empty(len(noise.gens), *_shape(model, shape, clip), device=device, dtype=dtype))
     if start is not None:
         if start.shape != x.shape: raise ValueError(f'start has shape {tuple(start.shape)}: {len(x)} seeds of this model need {tuple(x.shape)}')
@@ -182,31 +185,20 @@ def _finished(model, x, clip):
     x = (model.decode(x) if hasattr(model, 'decode') else x).float().cpu()
     return x.clamp(-1, 1) if clip or x.ndim == 4 else x
 
-# %% ../nbs/14_generation.ipynb #d00de289
-def _favourite():
-    "The model that comes with the package; where it is missing, the oracle of the built-in digits. And what to say about it"
-    try: return load('mnist-labels'), 'the model <tt>mnist-labels</tt>'
-    except ValueError:
-        data = load_data('digits')
-        return labelled(to_float(data.x), data.y), 'no model <tt>mnist-labels</tt> here: the exact oracle of the built-in digits answers instead, and copies them'
-
-def _html(pic, alt):
-    "A picture as HTML"
-    return f'<img alt="{alt}" style="max-width: none" src="data:image/png;base64,{base64.b64encode(png(pic)).decode()}">'
-
-def _result(W, steps, decode):
-    "What there is to see of a walk: its slider, or the picture of its only step"
-    n = len(steps[0].x)
-    if len(steps) > 1: return slider(steps, items=n, decode=decode)
-    return W.HTML(_html(to_frames(steps, items=n, decode=decode)[0], 'the only step: above, the mixture x; below, the guess of x0'))
-
+# %% ../nbs/14_generation.ipynb #383ff368
 _samplers = dict(dpmpp=dpmpp, ddim=ddim, ddpm=ddpm, heun=heun)
+
+def _known_labels(model):
+    "How many labels one can ask for: 0 where there are none, or where the model is told one already"
+    try: told(model, 0, clip=False)
+    except ValueError: return 0
+    return classes_of(model) or 0
 
 def _controls(W, model):
     "The widgets of the playground by name"
-    classes, T = classes_of(model) or 0, getattr(_curve(model), 'T', None) or 100
+    classes, T = _known_labels(model), getattr(_curve(model), 'T', None) or 100
     wide = dict(style=dict(description_width='70px'), layout=W.Layout(width='330px'))
-    labels = [('no label', -1)] + [(str(k), k) for k in range(classes)] + [('one of each', -2)]*(classes > 1)
+    labels = [('no label', -1)] + [(str(k), k) for k in range(classes)] + [('one of each' if classes <= 16 else 'one of each, 0 to 15', -2)]*(classes > 1)
     return dict(
         seed=W.IntSlider(0, 0, 999, description='seed', tooltip='the noise to begin with', **wide),
         calls=W.IntSlider(min(20, T), 2, min(100, T), description='calls', tooltip='evaluations of the denoiser', **wide),
@@ -216,57 +208,100 @@ def _controls(W, model):
         w=W.FloatSlider(3, min=0, max=10, step=.5, description='guidance', tooltip='0 is unconditional, 1 conditional', disabled=not classes, **wide),
         middle=W.Checkbox(True, description='guided only at 20 to 60 degrees', disabled=not classes, indent=False))
 
-# %% ../nbs/14_generation.ipynb #8cb79173
+# %% ../nbs/14_generation.ipynb #260e018f
+def _order(model, v, n, shape):
+    "The arguments of `walk`, from the values of the controls"
+    each = v['label'] == -2
+    labels = list(range(min(_known_labels(model), 16))) if each else v['label']
+    order = dict(seeds=[v['seed'] + i for i in range(len(labels) if each else n)], calls=v['calls'], sampler=_samplers[v['sampler']], shape=shape, clip=len(shape) == 3)
+    if labels != -1: order |= dict(cond=labels, w=middle(v['w']) if v['middle'] else v['w'])
+    return order | (dict(eta=v['eta']) if v['sampler'] in ('dpmpp', 'ddim') else {})
+
+# %% ../nbs/14_generation.ipynb #aca10910
+class _Errand(threading.Thread):
+    "A walk in a thread of its own, which can be stopped"
+    def __init__(self, model, steps, each, done):
+        super().__init__(daemon=True)
+        self.model, self.walk, self.each, self.done = model, steps, each, done
+        self.steps, self.halt, self.error = [], threading.Event(), None
+
+    def run(self):
+        try:
+            with _resting(self.model):
+                for step in self.walk:
+                    self.steps.append(step)
+                    self.each(self.steps)
+                    if self.halt.is_set(): break
+        except Exception as e: self.error = e
+        self.done(self)
+
+# %% ../nbs/14_generation.ipynb #be8d3818
+_handles = ("const b = this.closest('.diffnb-playground'); if (b) { "
+    "b.querySelectorAll('.diffnb-controls .noUi-handle').forEach((o, i) => o.ariaLabel = ['seed', 'calls', 'eta', 'guidance'][i]); "
+    "b.querySelectorAll('.progress').forEach(o => { o.setAttribute('role', 'progressbar'); o.ariaLabel = 'steps of the walk' }) }")
+
+def _html(pic, alt):
+    "A picture as HTML"
+    return f'<img alt="{alt}" style="max-width: none" onload="{html.escape(_handles)}" src="data:image/png;base64,{base64.b64encode(png(pic)).decode()}">'
+
+def _look(x):
+    "Images in even rows, or points, as a picture"
+    return show_images(dots(x), scale=1) if x.ndim == 2 else show_images(x, cols=_columns(len(x)))
+
+def _result(W, steps, decode):
+    "What there is to see of a walk: its slider, or the picture of its only step"
+    n = len(steps[0].x)
+    if len(steps) > 1: return slider(steps, items=n, decode=decode)
+    return W.HTML(_html(to_frames(steps, items=n, decode=decode)[0], 'the only step: above, the mixture x; below, the guess of x0'))
+
+# %% ../nbs/14_generation.ipynb #94275e3f
 @functools.lru_cache(1)
 def _playground():
     "The widget class; made on first use, since ipywidgets is heavy"
     import ipywidgets as W
     class Playground(W.VBox):
         "Controls, a picture of the current guess, and the slider of the last walk"
-        def __init__(self, model, words, n):
-            self.model, self.words, self.n, self.steps, self.thread, self.halt, self.set = model, words, n, [], None, threading.Event(), _controls(W, model)
+        def __init__(self, model, words, n, shape):
+            self.model, self.words, self.n, self.shape, self.steps, self.thread, self.set = model, words, n, shape, [], None, _controls(W, model)
+            self.decode = getattr(model, 'decode', None)
             self.go, self.stop = W.Button(description='draw', button_style='primary', tooltip='draw a new walk'), W.Button(description='stop', disabled=True, tooltip='stop here')
-            self.bar, self.note = W.IntProgress(0, 0, 1, layout=W.Layout(width='150px')), W.HTML(words)
-            self.live, self.out = W.HTML(), W.VBox()
-            self.go.on_click(lambda _: self.draw()); self.stop.on_click(lambda _: self.halt.set())
+            self.bar, self.note, self.live, self.out = W.IntProgress(0, 0, 1, layout=W.Layout(width='150px')), W.HTML(words), W.HTML(), W.VBox()
+            self.go.on_click(lambda _: self.draw()); self.stop.on_click(lambda _: self.thread.halt.set())
             self.set['sampler'].observe(lambda change: setattr(self.set['eta'], 'disabled', change['new'] not in ('dpmpp', 'ddim')), 'value')
-            pairs = [*self.set.values()]
-            super().__init__([W.HBox([W.VBox(pairs[:4]), W.VBox(pairs[4:])], layout=W.Layout(flex_flow='row wrap')),
-                              W.HBox([self.go, self.stop, self.bar, self.note]), self.live, self.out])
+            pairs, rows = [*self.set.values()], W.Layout(flex_flow='row wrap')
+            super().__init__([W.HBox([W.VBox(pairs[:4]), W.VBox(pairs[4:])], layout=rows), W.HBox([self.go, self.stop, self.bar, self.note]), self.live, self.out])
+            self.children[0].add_class('diffnb-controls'); self.add_class('diffnb-playground')
 
         def draw(self):
             "Begin a new walk in a thread; does nothing while one is under way"
             if self.thread and self.thread.is_alive(): return
-            v = {k: widget.value for k, widget in self.set.items()}
-            of_each = v['label'] == -2
-            seeds = [v['seed'] + i for i in range(classes_of(self.model) if of_each else self.n)]
-            cond = dict(cond=list(range(len(seeds))) if of_each else v['label'], w=middle(v['w']) if v['middle'] else v['w']) if v['label'] != -1 else {}
-            sampler, more = _samplers[v['sampler']], {} if self.set['eta'].disabled else dict(eta=v['eta'])
-            self.bar.value, self.bar.max = 0, len(stops(self.model, v['calls'], sampler))
+            try:
+                order = _order(self.model, {k: widget.value for k, widget in self.set.items()}, self.n, self.shape)
+                self.bar.value, self.bar.max = 0, len(stops(self.model, order['calls'], order['sampler']))
+                self.thread = _Errand(self.model, walk(self.model, **order), self._step, self._done)
+            except Exception as e: return self.say(e)                              # in the page; a callback has nobody else to tell
             self.go.disabled, self.stop.disabled = True, False
-            self.halt.clear()
-            self.thread = threading.Thread(target=self._work, args=(walk(self.model, seeds, calls=v['calls'], sampler=sampler, **cond, **more),), daemon=True)
             self.thread.start()
 
-        def _work(self, steps):
-            "In the thread: walk, show, finish"
-            kept, decode = [], getattr(self.model, 'decode', None)
+        def say(self, error): self.note.value = f'<b>{type(error).__name__}</b>: {html.escape(str(error))}'
+
+        def _step(self, steps):
+            "In the thread: how far it is, and the current guess"
+            guess = self.decode(steps[-1].x0) if self.decode else steps[-1].x0
+            self.bar.value, self.live.value = len(steps), _html(_look(guess), 'the current guess')
+
+        def _done(self, errand):
+            "In the thread: the slider, or what went wrong"
             try:
-                with _resting(self.model):
-                    for step in steps:
-                        kept.append(step)
-                        self.bar.value = len(kept)
-                        guess = decode(step.x0) if decode else step.x0
-                        self.live.value = _html(show_images(guess, cols=_columns(len(guess))), 'the current guess')
-                        if self.halt.is_set(): break
-                self.steps, self.out.children = kept, [_result(W, kept, decode)]
-                self.note.value = f'{len(kept)} of {self.bar.max} steps{", stopped"*self.halt.is_set()}{"; "*bool(self.words)}{self.words}'
-            except Exception as e: self.note.value = f'<b>{type(e).__name__}</b>: {e}'
+                if errand.error: raise errand.error
+                self.steps, self.out.children = errand.steps, [_result(W, errand.steps, self.decode)]
+                self.note.value = f'{len(self.steps)} of {self.bar.max} steps{", stopped"*errand.halt.is_set()}{"; "*bool(self.words)}{self.words}'
+            except Exception as e: self.say(e)
             finally: self.live.value, self.go.disabled, self.stop.disabled = '', False, True
 
         def wait(self, seconds=None):
             "For programs: wait until the walk is done"
-            self.thread.join(seconds)
+            if self.thread: self.thread.join(seconds)
             return self
 
         def _repr_mimebundle_(self, **kwargs):
@@ -276,14 +311,26 @@ def _playground():
             return bundle
     return Playground
 
-# %% ../nbs/14_generation.ipynb #81612f3f
+# %% ../nbs/14_generation.ipynb #3dd3400c
+def _favourite():
+    "The model that comes with the package; where it is missing, the oracle of the built-in digits. And what to say about it"
+    try: return load('mnist-labels'), 'the model <tt>mnist-labels</tt>'
+    except ValueError:
+        data = load_data('digits')
+        return labelled(to_float(data.x), data.y), 'no model <tt>mnist-labels</tt> here: the exact oracle of the built-in digits answers instead, and copies them'
+
 def playground(
-    model=None, # A `Denoiser`, or any denoiser that knows its `shape`; None: the model that comes with the package
-    n:int=8,    # How many images of one label
+    model=None, # A `Denoiser`, the name of one that comes with the package, or any denoiser; None: 'mnist-labels'
+    n=None,     # How many images of one label; None: 8, or 500 points
+    shape=None, # Shape of an item; None: the model knows
 ):              # A widget: shows itself as the last value of a cell
     "Draw, look and scrub, with all settings at hand; draws a first walk by itself. Raises `ValueError` for a model that does not know its shape"
-    model, words = _favourite() if model is None else (model, '')
-    _shape(model, None, True); choose_seeds(n)
-    play = _playground()(model, words, n)
+    model, words = _favourite() if model is None else (load(model) if isinstance(model, str) else model, '')
+    if not callable(model): raise ValueError(f'model={model!r}: give a Denoiser, any denoiser (x, phi) -> Guess, or the name of a model that comes with diffnb, such as mnist')
+    shape = _shape(model, shape, False)
+    if len(shape) not in (1, 3) or len(shape) == 1 and shape != (2,): raise ValueError(f'items of shape {shape} cannot be looked at: the playground shows images (C, H, W), and points (2,)')
+    n = (8 if len(shape) == 3 else 500) if n is None else n
+    choose_seeds(n)
+    play = _playground()(model, words, n, shape)
     play.draw()
     return play

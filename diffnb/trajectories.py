@@ -324,7 +324,7 @@ def _figure(name, shot, scale):
             f'<img src="{src}" alt="{alt}" width="{pic.width*scale}" height="{pic.height*scale}" decoding="sync" onload="{html.escape(_names)}">'
             f'<figcaption>{caption}</figcaption></figure>')
 
-# %% ../nbs/05_trajectories.ipynb #974f4af2
+# %% ../nbs/05_trajectories.ipynb #2866a76f
 def still(
     frames,        # `PIL.Image`s of one size
     n=16,          # At most so many frames
@@ -337,7 +337,7 @@ def still(
     out = io.BytesIO()
     grey[0].save(out, 'PNG', save_all=True, append_images=grey[1:], duration=[ms]*(len(grey) - 1) + [10*ms], loop=0, compress_level=9)
     if (size := out.tell()) <= limit: return out.getvalue()
-    if len(pick) > 6: return still(frames, max(6, min(len(pick) - 1, len(pick)*limit//size)), limit, ms)
+    if len(pick) > 4: return still(frames, max(4, min(len(pick) - 1, len(pick)*limit//size)), limit, ms)
     w, h = (int(side*min(.9, (limit/size)**.5)) for side in pick[0].size)
     if min(w, h) < 8: raise ValueError(f'limit={limit}: not even small frames fit into so many bytes; allow more')
     return still([f.resize((w, h)) for f in pick], n, limit, ms)
