@@ -6,7 +6,7 @@ number in results/24.json as it comes, with pictures in results/24. A training t
     python benchmarks/flowers.py long 'as Keras'        trainings of the 1,950,627-parameter network, 32x32 (all without names)
     python benchmarks/flowers.py grid                   the small trainings, 16x16
 
---data is an .npz of labelled photographs in the folder of data sets (DIFFNB_DATA); without it: the 102 categories of Oxford flowers, which torchvision downloads.
+--data is an .npz of labelled photographs in the folder of data sets (DIFFNB_DATA); without it: all 8,189 photographs of the 102 categories of Oxford flowers, which torchvision downloads.
 """
 import argparse
 import json
@@ -21,7 +21,7 @@ from torch import nn
 
 import common
 from common import results
-from diffnb.all import (Denoiser, Images, Muon, ResidualUNet, batches, channel_stats, cosine, ddim, dpmpp, fit, kid, last, linear_beta, load, load_data, mix, nearest, path,
+from diffnb.all import (Denoiser, Images, Muon, ResidualUNet, batches, channel_stats, cosine, ddim, dpmpp, fit, hold_out, kid, last, linear_beta, load, load_data, mix, nearest, path,
                         pixels, show_images, to_float)
 from diffnb.schedules import schedule
 
@@ -56,7 +56,7 @@ def note(a, section, name, row): common.note('24', section, name, row, a.out)
 def flowers(fname, size):
     "(training part, held-out part): four fifths and a fifth, always the same"
     if fname: return tuple(load_data(fname, part, root=os.environ.get('DIFFNB_DATA'), size=size, valid=.2) for part in ('train', 'valid'))
-    return tuple(load_data('flowers102', part, size=size) for part in ('train', 'test'))
+    return hold_out(load_data('flowers102', 'all', size=size), .2)
 
 
 class Reader(nn.Module):
@@ -154,6 +154,17 @@ def picture(a, name, x, cols, scale=2):
     show_images(x.clamp(-1, 1), cols=cols, scale=scale).quantize(96).save(a.out/'24'/f'{file_name(name)}.png', optimize=True)
 
 
+def relatives(a, name, x, m, train, held):
+    "The twelve drawn pictures that are nearest to a training photograph, alone and with these; and how near photographs come that were never trained on"
+    order = m.train.argsort()[:12]
+    picture(a, f'{name}, closest', x[order], 12)
+    picture(a, f'{name}, nearest', torch.cat([x[order], to_float(mirrored(train)[m.index[order]])]), 12)      # holds photographs: not to be kept
+    unseen = nearest(held.x, mirrored(train), mirrored(train), pixels).train
+    marks = (('first', 0.), ('tenth', .1), ('half', .5))
+    note(a, 'nearest', name, dict(to_train=m.train[order].tolist(), to_held=m.test[order].tolist(), n=len(m.train), unseen_n=len(unseen),
+                                  **{k: m.train.quantile(q).item() for k, q in marks}, **{f'unseen_{k}': unseen.quantile(q).item() for k, q in marks}))
+
+
 def run(a, section, name, o):
     "Train, draw with 5 and 20 calls, measure"
     model, cost = trained(a, section, name, o)
@@ -171,9 +182,8 @@ def run(a, section, name, o):
         x = some['ddim 20']
         m = nearest(x, mirrored(train), mirrored(held), pixels)
         row['memory'] = dict(share=m.share, expected=m.expected, to_train=m.train.median().item(), to_held=m.test.median().item(), copies=int((m.train < 1e-3).sum()))
-        order = m.train.argsort()[:12]
         for key, y in some.items(): picture(a, f'{name}, {key}', y[:36], 12)
-        picture(a, f'{name}, nearest', torch.cat([x[order], to_float(mirrored(train)[m.index[order]])]), 12)
+        relatives(a, name, x, m, train, held)
         picture(a, 'real', to_float(train.x[torch.arange(0, len(train.x), len(train.x)/36).long()]), 12)
     else: picture(a, f'grid {name}', some['ddim 20'][:16], 16)
     note(a, section, name, row)
@@ -186,7 +196,7 @@ def floor(a):
         train, held = flowers(a.data, size)
         see, noise = partial(features, net), torch.randn(300, 3, size, size, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
         row = {}
-        for name, x, y in (('held-out against training', held.x, train.x), ('noise', noise, held.x), ('training pictures against held-out', train.x, held.x)):
+        for name, x, y in (('noise', noise, held.x), ('training pictures against held-out', train.x, held.x)):
             k = kid(x, y, see)
             row[name] = dict(kid=k.value, se=k.se, n=len(x), against=len(y))
         note(a, 'floor', str(size), {**row, 'reader_right': right, 'held_out': len(held.x), 'chance': 1/(int(train.y.max()) + 1)})

@@ -3,6 +3,7 @@ comes, with pictures in results/23. A training that was ended goes on where it s
 
     python benchmarks/sprites.py                     all of it; needs sprites_dawnlike/dawnlike_16x16.npz in DIFFNB_DATA
     python benchmarks/sprites.py 'ours' 'ours again' some trainings
+    python benchmarks/sprites.py mnist cifar10       a minute each with other pictures: MNIST as torchvision has it, cifar10/cifar10_exact.npz in DIFFNB_DATA
 
 DawnLike (v1.81) is by DragonDePlatino, with the palette of DawnBringer, CC BY 4.0.
 """
@@ -67,6 +68,9 @@ rows = {                                                                        
     'DDIM 25, again':      ('ours again', ddim, 25, 1., 500),
     **{f'DPM++ 25, w {w:g}, again': ('ours again', fresh, 25, w, 500) for w in (1., 2.)},
 }
+
+
+others = {'mnist': ('mnist', 28), 'cifar10': ('cifar10/cifar10_exact.npz', 32)}                # name: (set, side)
 
 
 def note(a, section, name, row): common.note('23', section, name, row, a.out)
@@ -192,6 +196,18 @@ def real(a):
     return net, fld
 
 
+def relatives(a, name, x, m):
+    "Twelve drawn sprites, from near to far from the training part, alone and with what they are near to; and how near real sprites come that were never trained on"
+    train, held = sprites()
+    some, mirrored = m.train.argsort()[10::20][:12], torch.cat([train.x, train.x.flip(-1)])
+    picture(a, 'relatives', x[some], 12)
+    picture(a, 'nearest', torch.cat([x[some], to_float(mirrored[m.index[some]])]), 12)       # holds real sprites: not to be kept
+    unseen = nearest(held.x, mirrored, mirrored, colours).train
+    note(a, 'nearest', name, dict(to_train=m.train[some].tolist(), to_held=m.test[some].tolist(), n=len(m.train), unseen_n=len(unseen),
+                                  **{k: m.train.quantile(q).item() for k, q in (('first', 0.), ('tenth', .1), ('half', .5))},
+                                  **{f'unseen_{k}': unseen.quantile(q).item() for k, q in (('first', 0.), ('tenth', .1), ('half', .5))}))
+
+
 def measure(a, name, net, fld):
     "Draw, measure, note, keep a picture"
     training, sampler, calls, w, n = rows[name]
@@ -206,15 +222,31 @@ def measure(a, name, net, fld):
                             'memory': dict(n=len(m.train), share=m.share, expected=m.expected, to_train=m.train.median().item(), to_held=m.test.median().item(), copies=int((m.train < .5).sum()))})
     picture(a, name, by_class(x, y), 12)
     if name == 'DPM++ 25, w 1':
-        some = m.train.argsort()[10::20][:12]
-        picture(a, 'nearest', torch.cat([x[some], to_float(torch.cat([train.x, train.x.flip(-1)])[m.index[some]])]), 12)
+        relatives(a, name, x, m)
         scales = [draw(model, torch.arange(5).repeat_interleave(2), fresh, 25, w)[0] for w in (0., 1., 2., 4., 8.)]
         picture(a, 'scales', torch.cat(scales), 10)
 
 
+def other(a, name):
+    "A minute with another set: the notebook's `glimpse`, fifteen times as long"
+    fname, size = others[name]
+    train, held = (load_data(fname, part, root=os.environ.get('DIFFNB_DATA'), size=size, n=n, valid=.1, download=False) for part, n in (('train', 5000), ('valid', 500)))
+    torch.manual_seed(0)
+    model, start, used = Denoiser(UNet(train.x.shape[1], width=16, mults=(1, 2, 2), classes=10), target='v', schedule=cosine), time.time(), time.process_time()
+    steps = min(600, a.steps)
+    model = fit(model, train, steps=steps, bs=32, opt='muon', lr=5e-3, ema=.98, forget=.1, valid=held, every=dict(valid=steps))
+    losses = model.history.column('loss')
+    cost = dict(seconds=round(time.time() - start), cpu_seconds=round(time.process_time() - used))
+    torch.manual_seed(0)
+    x = last(fresh(guide(model, torch.arange(10).repeat(2), 3.), torch.randn((20, *train.x.shape[1:]), generator=torch.Generator().manual_seed(0)), path(cosine, 25))).x
+    picture(a, f'other {name}', x, 10)
+    note(a, 'others', name, dict(parameters=sum(p.numel() for p in model.parameters()), shape=list(train.x.shape[1:]), train=len(train.x), held_out=len(held.x), steps=steps, batch=32, seed=0,
+                                 first_loss=losses[0], train_loss=sum(losses[-100:])/len(losses[-100:]), valid=model.history.column('valid')[-1], **cost))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('names', nargs='*', help='trainings; all when not given')
+    p.add_argument('names', nargs='*', help='trainings, or mnist, cifar10; all trainings when not given')
     p.add_argument('--steps', type=int, default=1500, help='of each training, counted in batches of 64 pictures')
     p.add_argument('--reader', type=int, default=1000, help='steps of the classifier')
     p.add_argument('--n', type=int, default=1000, help='at most so many sprites for a number')
@@ -223,8 +255,12 @@ def main():
     p.add_argument('--threads', type=int, default=1)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
+    for name in others:
+        if name in a.names: other(a, name)
+    chosen = [k for k in a.names or ('ours', 'as the original', 'ours again') if k not in others]
+    if not chosen: return
     net, fld = real(a)
-    for training in a.names or ('ours', 'as the original', 'ours again'):
+    for training in chosen:
         for name, (of, _, calls, *_) in sorted(rows.items(), key=lambda r: r[1][2]):
             if of == training: measure(a, name, net, fld)
 

@@ -1,11 +1,24 @@
 "The flowers: what the notebook shows is what the long run stored, and the grid is whole"
+import importlib
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+from diffnb.all import Images
 
 root = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(root/'benchmarks'))
+import flowers  # noqa: E402
+
+
+def cells(): return json.loads((root/'nbs'/'24_flowers.ipynb').read_text(encoding='utf-8'))['cells']
 
 
 @pytest.fixture(scope='module')
@@ -14,8 +27,7 @@ def stored(): return json.loads((root/'results'/'24.json').read_text(encoding='u
 
 @pytest.fixture(scope='module')
 def shown():
-    cells = json.loads((root/'nbs'/'24_flowers.ipynb').read_text(encoding='utf-8'))['cells']
-    return ''.join(''.join(o.get('data', {}).get('text/markdown', '')) for c in cells for o in c.get('outputs', ()))
+    return ''.join(''.join(o.get('data', {}).get('text/markdown', '')) for c in cells() for o in c.get('outputs', ()))
 
 
 def test_every_row_says_how_it_was_made(stored):
@@ -46,3 +58,47 @@ def test_the_notebook_shows_the_numbers_that_are_stored(stored, shown):
 
 def test_pictures_are_small():
     for f in (root/'results'/'24').glob('*.png'): assert f.stat().st_size < 100_000, f.name
+
+
+def test_both_ends_of_the_scale_are_shown(stored, shown):
+    for size in ('32', '16'):
+        for name in ('noise', 'training pictures against held-out'):
+            r = stored['floor'][size][name]
+            assert f"{r['kid']:.3f} ± {r['se']:.3f}" in shown, f'{size}, {name}: run the notebook again'
+
+
+def test_the_nearest_are_shown(stored, shown):
+    r = stored['nearest']['ours']
+    assert len(r['to_train']) == len(r['to_held']) == 12 and r['first'] == r['to_train'][0]
+    for d in r['to_train'] + r['to_held'] + [r['unseen_first'], r['unseen_half']]: assert f'{d:.2f}' in shown
+
+
+def test_every_picture_of_the_long_run_is_there():
+    assert 'is not in results/24 yet' not in str([c.get('outputs') for c in cells()])
+
+
+def test_without_a_file_all_the_photographs_are_taken(monkeypatch):
+    asked, stand_in = [], Images(torch.zeros((10, 3, 8, 8), dtype=torch.uint8), torch.arange(10), None)
+    monkeypatch.setattr(flowers, 'load_data', lambda *where, **how: asked.append(where) or stand_in)
+    train, held = flowers.flowers.__wrapped__(None, 8)
+    assert asked == [('flowers102', 'all')] and len(train.x) == 8 and sorted([*train.y.tolist(), *held.y.tolist()]) == [*range(10)]
+
+
+def test_inception_sees_the_whole_picture(tmp_path, monkeypatch):
+    "The branch of the notebook that nobody walks without a download: the architecture with weights by chance, where torchvision keeps its own"
+    inception_v3 = importlib.import_module('torchvision.models').inception_v3
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(torch.hub, '_hub_dir', None)
+    code = {name: next(''.join(c['source']) for c in cells() if c['cell_type'] == 'code' and f'def {name}(' in ''.join(c['source'])) for name in ('lent', 'inception')}
+    space = dict(importlib=importlib, torch=torch, F=F, nn=nn, Path=Path, assert_close=assert_close)
+    for text in code.values(): exec(text.split('eyes = ')[0], space)
+    assert space['inception']() is None
+    kept = tmp_path/'hub'/'checkpoints'/'inception_v3_google-0cc3c7bd.pth'
+    kept.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(inception_v3(weights=None, init_weights=False).state_dict(), kept)
+    x = torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).mul(2).sub(1).requires_grad_()
+    f = space['inception']()(x)
+    assert f.shape == (2, 2048)
+    pull = torch.autograd.grad(f.square().sum(), x)[0].abs().sum((0, 1))
+    assert torch.stack([pull[0].max(), pull[-1].max(), pull[:, 0].max(), pull[:, -1].max()]).min() > 1e-6*pull.max()       # no border is cut off

@@ -1,10 +1,15 @@
 "The sprites: what the notebook shows is what the long run stored"
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 root = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(root/'benchmarks'))
+import sprites  # noqa: E402
 
 
 @pytest.fixture(scope='module')
@@ -21,6 +26,44 @@ def test_every_row_says_how_it_was_made(stored):
 
 
 def test_the_original_is_beside_ours(stored): assert {'as the original', 'ours'} <= {r['training'] for r in stored['table'].values()}
+
+
+def test_the_row_of_the_original_is_its_training(stored):
+    row, ours = (next(r for r in stored['table'].values() if r['training'] == k) for k in ('as the original', 'ours'))
+    assert (row['lr'], row['batch'], row['flip'], row['seed']) == (3e-3, 100, False, 42)
+    assert row['steps']*row['batch'] == ours['steps']*ours['batch']
+
+
+def test_the_rate_of_the_original_falls_by_a_straight_line():
+    weight = nn.Parameter(torch.zeros(1))
+    opt, rates = sprites.falling(passes=4, bs=25, items=50)([weight], lr=None), []
+    assert type(opt) is torch.optim.Adam
+    for _ in range(8):
+        rates.append(opt.param_groups[0]['lr'])
+        weight.grad = torch.ones(1)
+        opt.step()
+    assert rates == pytest.approx([3e-3, 3e-3, 2.25e-3, 2.25e-3, 1.5e-3, 1.5e-3, .75e-3, .75e-3])
+
+
+def test_the_original_trains_on_the_entries_of_its_table():
+    met = sprites.entries(torch.rand(2000, generator=torch.Generator().manual_seed(0)).double())
+    table = sprites.old(torch.arange(1, 501).double()/500)
+    assert torch.isin(met.mul(1e9).round(), table.mul(1e9).round()).all() and met.unique().numel() > 450
+
+
+def test_every_picture_of_the_long_run_is_there():
+    assert 'is not in results/23 yet' not in str([c.get('outputs') for c in cells()])
+
+
+def test_the_nearest_are_shown(stored):
+    shown = ''.join(''.join(o.get('data', {}).get('text/markdown', '')) for c in cells() for o in c.get('outputs', ()))
+    r = stored['nearest']['DPM++ 25, w 1']
+    for d in r['to_train'] + r['to_held'] + [r['unseen_first'], r['unseen_half']]: assert f'{d:.2f}' in shown
+    for name, r in stored['others'].items(): assert f"| {name} | {r['train']} |" in shown and f"{r['valid']:.3f}" in shown
+
+
+def test_formulas_have_single_backslashes():
+    assert not [c for c in cells() if c['cell_type'] == 'markdown' and '$\\\\' in ''.join(c['source'])]
 
 
 def test_the_notebook_shows_the_numbers_that_are_stored(stored):
