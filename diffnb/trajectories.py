@@ -15,7 +15,7 @@ import torch
 from .data import show_images
 from .samplers import Step
 
-# %% ../nbs/05_trajectories.ipynb #c2c655e2
+# %% ../nbs/05_trajectories.ipynb #b4cd8647
 def _want(what, least, most=math.inf, whole=True, **values):
     "Raises ValueError for a setting that is no number in its range"
     for name, v in values.items():
@@ -25,10 +25,10 @@ def _want(what, least, most=math.inf, whole=True, **values):
 def _walk(steps, name='steps'):
     "The steps of one walk, a list. Raises ValueError for what is no walk"
     try: walk = list(steps)
-    except TypeError: raise ValueError(f'{name}: a {type(steps).__name__} is no walk: give what a sampler returns, such as ddim(...)') from None
+    except TypeError: raise ValueError(f'{name}: {type(steps).__name__} is no walk: give what a sampler returns, such as ddim(...)') from None
     if not walk: raise ValueError(f'{name}: there are no steps to show: this sampler has run already; keep its steps with list(...)')
     for i, s in enumerate(walk):
-        if not isinstance(s, Step): raise ValueError(f'{name}: a {type(s).__name__} is no Step: give what a sampler yields, such as ddim(...)')
+        if not isinstance(s, Step): raise ValueError(f'{name}: {type(s).__name__} is no Step: give what a sampler yields, such as ddim(...)')
         if not s.x.shape == s.x0.shape == walk[0].x.shape or not len(s.x):
             raise ValueError(f'{name}: step {i} holds x of shape {tuple(s.x.shape)} and x0 of shape {tuple(s.x0.shape)}, the first step {tuple(walk[0].x.shape)}: all must be one batch')
         if torch.as_tensor(s.phi).numel() != 1 or not math.isfinite(s.phi): raise ValueError(f'{name}: step {i} has the angle {s.phi}: give one number for the batch')
@@ -342,7 +342,7 @@ def still(
     if min(w, h) < 8: raise ValueError(f'limit={limit}: not even small frames fit into so many bytes; allow more')
     return still([f.resize((w, h)) for f in pick], n, limit, ms)
 
-# %% ../nbs/05_trajectories.ipynb #753d5bff
+# %% ../nbs/05_trajectories.ipynb #5aafad22
 @functools.lru_cache(1)
 def _scrubber():
     "The widget class; made on first use, since ipywidgets is heavy"
@@ -362,7 +362,7 @@ def _scrubber():
             self.note = W.HTML(f'<style>{_look}</style><small>{reel.note}</small>', layout=wide)
             self.links = [W.jslink((self.play, 'value'), (self.slider, 'value')), W.jslink((self.slider, 'value'), (self.stack, 'selected_index')),
                           W.jslink((self.pace, 'value'), (self.play, 'interval'))]
-            self.fallback = still([_board(reel, reel.frames[round(i)]) for i in np.linspace(0, last, min(16, last + 1))], limit=45_000)
+            self.fallback = still([_board(reel, reel.frames[round(i)]) for i in np.linspace(0, last, min(16, last + 1))], limit=36_000)
             super().__init__([W.HBox([self.play, self.slider, self.pace], layout=W.Layout(flex_flow='row wrap')), self.stack, self.note])
             self.add_class('diffnb-scrubber')
 
