@@ -1,7 +1,9 @@
 """The long run of nbs/21_digits: four targets times four schedules on scikit-learn's digits, each trained afresh from several seeds, asked for 800 digits, and
-measured. Every number goes into results/21.json as it comes, a few digits of each row into results/21. Rows that are there already are left alone. No download.
+measured: along the path of its own schedule, and once more along the path of `cosine`, the same for all. Every number goes into results/21.json as it comes, a few
+digits of each row into results/21, the networks into runs/21. Rows that are there already are left alone. No download.
 
     python benchmarks/digits.py                       seeds 0 and 1, 400 steps each: about half an hour of one core
+    python benchmarks/digits.py --seeds 0             half of it
     python benchmarks/digits.py --seeds 2 3           more error bar
     python benchmarks/digits.py --only v-cosine eps-flow
 """
@@ -9,15 +11,15 @@ import argparse
 import sys
 import time
 import warnings
-from functools import partial
 from pathlib import Path
+from statistics import mean
 
 import torch
 
 import common
 from common import results
-from diffnb.all import (FLD, Denoiser, UNet, cosine, ddim, fit, flow, generate, given, karras, last, linear_beta, load_data, lognormal, mix, path, schedule, seeded,
-                        show_images, to_float)
+from diffnb.all import (FLD, Denoiser, UNet, cosine, ddim, fit, flow, generate, given, karras, last, linear_beta, load, load_data, lognormal, mix, path, save, schedule,
+                        seeded, show_images, to_float)
 
 sys.path.insert(0, str(results.parent/'examples'))
 from demo import judge  # noqa: E402
@@ -40,10 +42,20 @@ schedules = {'cosine': (cosine, None), 'linear_beta': (linear_beta, None), 'flow
 targets = 'x0', 'eps', 'v', 'flow'
 degrees = 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 88
 labels = torch.arange(800) % 10
-note = partial(common.note, '21')
+published = {                                                                               # DenoisingDiffusion.jl's README and notebooks: MNIST, a LeNet of its own, one run each
+    'training data': dict(fld=.5), 'noise': dict(fld=337), 'time': dict(digits=10, seconds=25, calls=100),
+    'no attention': dict(program='train_images.jl', parameters=376_913, calls=100, fld=18.3), 'no attention, DDIM': dict(program='train_images.jl', parameters=376_913, calls=20, fld=23.5),
+    'attention': dict(program='train_images.jl', parameters=602_705, calls=100, fld=23.9), 'attention, DDIM': dict(program='train_images.jl', parameters=602_705, calls=20, fld=26.3),
+    'no attention, mean absolute error': dict(program='train_images.jl', parameters=376_913, calls=100, fld=39.3),
+    'labels, guidance 2': dict(program='train_images_cond.jl', parameters=622_865, calls=100, fld=6.9914, right=.9899),
+    'labels, multipliers 1, 2, 3': dict(program='train_images_cond.jl', parameters=420_497, calls=100, fld=4.1776),
+}
 
 
-def there(section, name): return name in common.noted('21').get(section, {})
+def there(out, section, name): return name in common.noted('21', out).get(section, {})
+
+
+def note(out, section, name, row): common.note('21', section, name, row, out)
 
 
 def measure(x, y, read, prefix=''):
@@ -67,26 +79,45 @@ def blur(model, x0, y):
     return out
 
 
-def run(target, curve, seed, steps, read, held):
-    "Train, draw, measure"
-    name, (train_on, sample_on) = f'{target}-{curve}', schedules[curve]
-    if there('grid', f'{name}-{seed}'): return
+def trained(a, target, curve, seed):
+    "The network of a row: as it was kept, or trained now"
+    fname = a.folder/f'{target}-{curve}-{seed}-{a.steps}.safetensors'
+    if fname.exists(): return load(fname), load(fname).notes
     torch.manual_seed(seed)
     tick = time.process_time()
-    model = fit(Denoiser(UNet(1, classes=10), target, train_on, sample_on), load_data('digits'), steps=steps, forget=.1, seed=seed, progress=False)
-    trained, stops = time.process_time() - tick, path(sample_on or train_on, 20)
+    model = fit(Denoiser(UNet(1, classes=10), target, *schedules[curve]), load_data('digits'), steps=a.steps, forget=.1, seed=seed, progress=False)
+    notes = dict(train_seconds=round(time.process_time() - tick, 1), train_loss=mean(r['loss'] for r in model.history.rows[-50:]))
+    a.folder.mkdir(parents=True, exist_ok=True)
+    save(fname, model, **notes)
+    return model, notes
+
+
+def drawn(model, read):
+    "800 digits by `generate`, 800 by plain DDIM, along the model's own path; what they score, and in how many seconds the first were drawn"
+    stops, noise = path(model.sample_schedule or model.schedule, 20), seeded(range(800))((800, 1, 16, 16))
     tick = time.process_time()
     x = generate(model, 800, cond=labels, w=1., calls=20, seeds=0, batch=100, progress=False)
-    drawn = time.process_time() - tick
-    noise = seeded(range(800))((800, 1, 16, 16))
+    seconds = round(time.process_time() - tick, 1)
     plain = torch.cat([last(ddim(given(model, y), z, stops)).x for y, z in zip(labels.split(100), noise.split(100))]).clamp(-1, 1)
-    if not seed:
-        (results/'21').mkdir(parents=True, exist_ok=True)
-        show_images(torch.cat([x[:20], plain[:20]]), cols=20, scale=1, pad=0).save(results/'21'/f'{name}.png')
-    y = held.y[::2]
-    note('grid', f'{name}-{seed}', dict(target=target, schedule=curve, seed=seed, steps=steps, train_seconds=round(trained, 1), sample_seconds=round(drawn, 1), n=len(x),
-         **measure(x, labels, read), **measure(plain, labels, read, 'ddim_'), x0_error=blur(model, to_float(held.x[::2]), y), degrees=degrees,
-         train_loss=sum(r['loss'] for r in model.history.rows[-50:])/50, ends=[torch.rad2deg(a).item() for a in stops[:1]]))
+    return x, plain, dict(sample_seconds=seconds, n=len(x), **measure(x, labels, read), **measure(plain, labels, read, 'ddim_'), ends=[torch.rad2deg(stops[0]).item()])
+
+
+def run(a, target, curve, seed, read, held):
+    "Train, draw, measure; draw and measure again along the path that all share"
+    name = f'{target}-{curve}'
+    row, sections = dict(target=target, schedule=curve, seed=seed, steps=a.steps), ('grid', 'one path') if curve != 'cosine' else ('grid',)   # cosine's own path is the shared one
+    todo = [s for s in sections if not there(a.out, s, f'{name}-{seed}')]
+    if not todo: return
+    model, notes = trained(a, target, curve, seed)
+    if 'grid' in todo:
+        x, plain, numbers = drawn(model, read)
+        if not seed:
+            (a.out/'21').mkdir(parents=True, exist_ok=True)
+            show_images(torch.cat([x[:20], plain[:20]]), cols=20, scale=1, pad=0).save(a.out/'21'/f'{name}.png')
+        note(a.out, 'grid', f'{name}-{seed}', dict(row, **notes, **numbers, x0_error=blur(model, to_float(held.x[::2]), held.y[::2]), degrees=degrees))
+    if 'one path' in todo:
+        model.sample_schedule = cosine
+        note(a.out, 'one path', f'{name}-{seed}', dict(row, path='cosine', **drawn(model, read)[2]))
 
 
 def main():
@@ -94,20 +125,22 @@ def main():
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     p.add_argument('--steps', type=int, default=400, help='training steps of 128 digits')
     p.add_argument('--only', nargs='+', help='names such as v-cosine')
-    p.add_argument('--out', type=Path, help='another folder than results')
+    p.add_argument('--folder', type=Path, default=results.parent/'runs'/'21', help='where the networks are kept')
+    p.add_argument('--out', type=Path, default=results, help='another folder than results')
     a = p.parse_args()
-    if a.out: globals()['results'] = a.out; a.out.mkdir(parents=True, exist_ok=True)
     train, held = load_data('digits'), load_data('digits', 'test')
     read = judge(train)
-    if not there('ends', 'noise'):
+    for name, row in published.items():
+        if not there(a.out, 'published', name): note(a.out, 'published', name, row)
+    if not there(a.out, 'ends', 'noise'):
         static = torch.randn(800, 1, 16, 16, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
-        note('ends', 'training digits', measure(to_float(train.x[:800]), train.y[:800], read))
-        note('ends', 'held-out digits', dict(right=(read(to_float(held.x)).argmax(1) == held.y).float().mean().item(), n=len(held.x)))
-        note('ends', 'noise', measure(static, labels, read))
+        note(a.out, 'ends', 'training digits', measure(to_float(train.x[:800]), train.y[:800], read))
+        note(a.out, 'ends', 'held-out digits', dict(right=(read(to_float(held.x)).argmax(1) == held.y).float().mean().item(), n=len(held.x)))
+        note(a.out, 'ends', 'noise', measure(static, labels, read))
     for seed in a.seeds:
         for curve in schedules:
             for target in targets:
-                if not a.only or f'{target}-{curve}' in a.only: run(target, curve, seed, a.steps, read, held)
+                if not a.only or f'{target}-{curve}' in a.only: run(a, target, curve, seed, read, held)
 
 
 if __name__ == '__main__': main()

@@ -115,7 +115,7 @@ rows = {
     'cosine, v, sigma':       (ours, 5),
     'four times as long':     ({**ours, 'steps': 14_000}, 2),
 }
-others = {'as the original': 1, 'its schedule': 3, 'cosine, v, sigma': 3}                    # rows that are made of S and of the moons, too, and with labels
+others = {'its schedule': 3, 'cosine, v, sigma': 3}                                         # rows that are made of the S, of the moons and of all three with labels, too
 
 
 def trained(o, seed, shape='spiral'):

@@ -1,5 +1,6 @@
 "21_digits shows what results/21.json holds"
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,6 +30,30 @@ def test_the_notebook_shows_the_numbers_that_are_stored(target, curve):
     for column, digits, factor in (('fld', 2, 1), ('ddim_fld', 2, 1), ('right', 1, 100)):
         assert f'{sum(factor*r[column] for r in rows)/len(rows):.{digits}f}' in shown, f'{target}, {curve}: run the notebook again'
     assert (root/'results'/'21'/f'{target}-{curve}.png').exists()
+
+
+@pytest.mark.parametrize('column', ['fld', 'ddim_fld'])
+def test_the_notebook_shows_what_one_path_for_all_gave(column):
+    for name, r in stored['one path'].items():
+        assert f"{r[column]:.2f} ({stored['grid'][name][column]:.2f})" in shown, f'{name}: run the notebook again'
+    assert {k.rsplit('-', 1)[0] for k in stored['one path']} == {f'{t}-{c}' for t in bench.targets for c in bench.schedules if c != 'cosine'}
+
+
+def test_the_notebook_shows_the_published_numbers_as_stored():
+    assert {k: {x: row[x] for x in bench.published[k]} for k, row in stored['published'].items()} == bench.published
+    for row in bench.published.values():
+        if 'parameters' in row: assert f"{row['fld']:.3g} (" in shown and f"{row['parameters']:,} numbers, {row['calls']} calls" in shown
+
+
+def test_another_folder_gets_everything(tmp_path):
+    before = (root/'results'/'21.json').read_bytes(), sorted(f.stat().st_mtime_ns for f in (root/'results'/'21').iterdir())
+    words = ['--steps', '1', '--seeds', '0', '--only', 'v-cosine', '--out', str(tmp_path), '--folder', str(tmp_path/'nets')]
+    r = subprocess.run([sys.executable, str(root/'benchmarks'/'digits.py'), *words], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert r.returncode == 0, r.stderr
+    there = json.loads((tmp_path/'21.json').read_text(encoding='utf-8'))
+    assert list(there['grid']) == ['v-cosine-0'] and there['grid']['v-cosine-0']['steps'] == 1 and there['ends']['noise'] and there['published']
+    assert (tmp_path/'21'/'v-cosine.png').exists() and list((tmp_path/'nets').iterdir())
+    assert ((root/'results'/'21.json').read_bytes(), sorted(f.stat().st_mtime_ns for f in (root/'results'/'21').iterdir())) == before
 
 
 def test_noise_as_the_answer_needs_a_schedule_that_stops():
