@@ -324,7 +324,7 @@ def _figure(name, shot, scale):
             f'<img src="{src}" alt="{alt}" width="{pic.width*scale}" height="{pic.height*scale}" decoding="sync" onload="{html.escape(_names)}">'
             f'<figcaption>{caption}</figcaption></figure>')
 
-# %% ../nbs/05_trajectories.ipynb #2866a76f
+# %% ../nbs/05_trajectories.ipynb #ddcf6b81
 def still(
     frames,        # `PIL.Image`s of one size
     n=16,          # At most so many frames
@@ -335,7 +335,7 @@ def still(
     pick = [frames[round(i)] for i in np.linspace(0, len(frames) - 1, min(n, len(frames)))]
     grey = [f.convert('L').point(lambda v: round(v/17)*17) for f in pick]
     out = io.BytesIO()
-    grey[0].save(out, 'PNG', save_all=True, append_images=grey[1:], duration=[ms]*(len(grey) - 1) + [10*ms], loop=0, compress_level=9)
+    grey[0].save(out, 'PNG', save_all=True, append_images=grey[1:], duration=[ms]*(len(grey) - 1) + [10*ms], loop=0, compress_level=6)
     if (size := out.tell()) <= limit: return out.getvalue()
     if len(pick) > 4: return still(frames, max(4, min(len(pick) - 1, len(pick)*limit//size)), limit, ms)
     w, h = (int(side*min(.9, (limit/size)**.5)) for side in pick[0].size)
