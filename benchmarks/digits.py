@@ -8,6 +8,7 @@ digits of each row into results/21, the networks into runs/21. Rows that are the
     python benchmarks/digits.py --only v-cosine eps-flow
 """
 import argparse
+import math
 import sys
 import time
 import warnings
@@ -18,27 +19,19 @@ import torch
 
 import common
 from common import results
-from diffnb.all import (FLD, Denoiser, UNet, cosine, ddim, fit, flow, generate, given, karras, last, linear_beta, load, load_data, lognormal, mix, path, save, schedule,
-                        seeded, show_images, to_float)
+from diffnb.all import (FLD, Denoiser, UNet, between, cosine, ddim, fit, flow, generate, given, karras, last, linear_beta, load, load_data, lognormal, mix, path, save, seeded,
+                        show_images, to_float)
 
 sys.path.insert(0, str(results.parent/'examples'))
 from demo import judge  # noqa: E402
 
 
-@schedule
-def flow_cut(t, end=.98):
-    "The curve of flow matching, but for the last stretch: at 90 degrees the noise alone says nothing about the image"
-    return flow(end*t)
+def to_degrees(*sigmas): return [math.degrees(math.atan(s)) for s in sigmas]
 
 
-@schedule
-def lognormal_cut(t, sigma=(.002, 80.)):
-    "EDM's training distribution between the sigmas that its sampler visits"
-    lo, hi = (torch.special.ndtr((torch.tensor(s, dtype=torch.float64).log() + 1.2)/1.2) for s in sigma)
-    return lognormal((lo + (hi - lo)*t).clamp(1e-12, 1 - 1e-12))
-
-
-schedules = {'cosine': (cosine, None), 'linear_beta': (linear_beta, None), 'flow': (flow_cut, None), 'lognormal': (lognormal_cut, karras)}   # for training, for sampling
+schedules = {'cosine': (cosine, None), 'linear_beta': (linear_beta, None),                # for training, for sampling
+             'flow': (between(schedule=flow, degrees=to_degrees(0, 49)), None),           # but for the last stretch, 98 % of its time: at 90 degrees the noise alone says nothing about the image
+             'lognormal': (between(schedule=lognormal, degrees=to_degrees(.002, 80)), karras)}        # between the sigmas that EDM's sampler visits
 targets = 'x0', 'eps', 'v', 'flow'
 degrees = 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 88
 labels = torch.arange(800) % 10

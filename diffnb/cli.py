@@ -386,9 +386,9 @@ def _prepare(o, team):
     _check_labels(model, data)
     return folder, going, data, model
 
-# %% ../nbs/15_cli.ipynb #ad5ca1d7
+# %% ../nbs/15_cli.ipynb #c9ccc44c
 _networks   = one_of(*[k for k in known if k not in ('Denoiser', 'WithImage')])
-_curves     = one_of(*[k for k in schedules if k not in ('from_betas', 'rescale')])
+_curves     = one_of(*[k for k in schedules if k not in ('from_betas', 'rescale', 'between')])
 _paths      = one_of(*[k for k in _curves.choices if k != 'lognormal'])
 _precisions = one_of('auto', 'no', 'bf16', 'fp16')
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['schedules', 'linear_beta', 'quadratic_beta', 'constant_beta', 'from_betas', 'cosine_beta', 'rescale', 'check_curve',
            'Schedule', 'schedule', 'cosine', 'karras', 'lognormal', 'flow', 'plot_schedules', 'alpha_bar', 'sigma',
-           'log_snr', 'betas', 'path', 'timestep', 'from_cfg']
+           'log_snr', 'betas', 'between', 'path', 'timestep', 'from_cfg']
 
 # %% ../nbs/02_schedules.ipynb #045a155e
 import functools, inspect, math, warnings
@@ -318,6 +318,26 @@ def rescale(
     return torch.where(t == 0, torch.zeros_like(t), _stretched(t, schedule))
 rescale.steps = lambda schedule: getattr(schedule, 'T', None)
 rescale = schedule(rescale)
+
+# %% ../nbs/02_schedules.ipynb #c1aafff5
+@functools.lru_cache(256)
+def _time_of(schedule, phi):
+    "When a schedule reaches an angle in radians; 0 where it begins beyond it, 1 where it never gets there"
+    lo, hi = 0., 1.
+    for _ in range(60): lo, hi = ((lo + hi)/2, hi) if schedule((lo + hi)/2) < phi else (lo, (lo + hi)/2)
+    return hi
+
+@schedule
+def between(
+    t,                 # Times in [0, 1]
+    schedule=cosine,   # Of which schedule
+    degrees=(0., 88.), # From where to where, in degrees; where the schedule does not go so far, its own end
+):                     # Angles in radians
+    "The part of a schedule between two angles. Raises `ValueError` for angles that do not rise, or lie outside the quarter circle"
+    if not isinstance(schedule, Schedule): raise ValueError(f'schedule={schedule!r}: give a schedule, such as flow; a function of your own becomes one with @schedule')
+    if len(degrees) != 2 or not 0 <= degrees[0] < degrees[1] <= 90: raise ValueError(f'degrees={degrees}: give two angles between 0 and 90, the smaller one first')
+    first, last = (_time_of(schedule, math.radians(d)) for d in degrees)
+    return schedule(first + (last - first)*t)
 
 # %% ../nbs/02_schedules.ipynb #c481f849
 def _times(spacing, n, T=None):

@@ -57,7 +57,7 @@ def test_another_folder_gets_everything(tmp_path):
 
 
 def test_noise_as_the_answer_needs_a_schedule_that_stops():
-    for uncut, cut in ((flow, bench.flow_cut), (lognormal, bench.lognormal_cut)):
+    for uncut, (cut, _) in ((flow, bench.schedules['flow']), (lognormal, bench.schedules['lognormal'])):
         with pytest.raises(ValueError, match='says nothing about x0 at 90 degrees'): Denoiser(MLP(), 'eps', uncut)
         Denoiser(MLP(), 'eps', cut)
         t = torch.linspace(.01, .9, 9).double()
