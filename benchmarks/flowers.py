@@ -30,7 +30,7 @@ keras = cosine(signal=(.95, .02))
 
 
 @schedule
-def clipped(t, power=(.9025, .0004)):
+def clipped_linear(t, power=(.9025, .0004)):
     "DDPM's linear betas with alpha_bar cut off at both ends: (.9025, .0004) is signal rates of (.95, .02); the R port cuts the powers at (.95, .02)"
     hi, lo = (torch.tensor(p, dtype=torch.float64).sqrt().acos() for p in power)
     return linear_beta(t).clamp(hi, lo)
@@ -42,11 +42,11 @@ long = {
     'as Keras': dict(net=big, target='eps', schedule=keras, kind='l1', opt='adamw', lr=1e-3, lr_end=1e-5, decay=1e-4, ema=.999, size=32, steps=1000, seed=0),
     'ours':     dict(net=big, target='v', schedule=cosine, kind='mse', opt=Muon, lr=3e-3, lr_end=0., decay=None, ema=.998, size=32, steps=1000, seed=0),
 }
-schedules = {'cosine': keras, 'linear': clipped}
+schedules = {'cosine': keras, 'linear': clipped_linear}
 base = dict(net=small, opt='adamw', lr=1e-3, lr_end=None, decay=1e-4, ema=.99, size=16, steps=200)
 grid = {f'{loss} | {on} | {name} | {seed}': dict(base, kind=loss, target={'noise': 'eps', 'image': 'x0'}[on], schedule=s, seed=seed)
         for seed in (0, 1) for loss in ('mse', 'l1') for on in ('image', 'noise') for name, s in schedules.items()}
-grid |= {f'l1 | noise | linear as it was | {seed}': dict(base, kind='l1', target='eps', schedule=clipped(power=(.95, .02)), seed=seed) for seed in (0, 1)}
+grid |= {f'l1 | noise | linear as it was | {seed}': dict(base, kind='l1', target='eps', schedule=clipped_linear(power=(.95, .02)), seed=seed) for seed in (0, 1)}
 
 
 def note(a, section, name, row): common.note('24', section, name, row, a.out)
