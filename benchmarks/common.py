@@ -36,13 +36,21 @@ def processor():
 def git(*args): return subprocess.run(['git', *args], capture_output=True, text=True, cwd=results.parent).stdout.strip()
 
 
-def about():
-    "What a number needs beside it: the command; the commit, with a + where something was changed since; the script itself, as git names its content; the machine"
+def origin():
+    "The command; the commit, with a + where something was changed since; the script itself, as git names its content"
     script = Path(sys.argv[0]).resolve()
-    inside = script.is_relative_to(results.parent)
+    inside = script.is_relative_to(results.parent) and script.is_file()
     return dict(command=' '.join(['python', str(script.relative_to(results.parent)) if inside else script.name, *sys.argv[1:]]),
                 commit=git('rev-parse', '--short', 'HEAD') + '+'*bool(git('status', '--porcelain', 'diffnb', 'benchmarks')),
-                script=git('hash-object', str(script))[:10] if inside else '', hardware=processor(), python=platform.python_version(), torch=torch.__version__)
+                script=git('hash-object', str(script))[:10] if inside else '')
+
+
+began = origin()                    # a row may come hours later, when files and commits are others than those that run
+
+
+def about():
+    "What a number needs beside it: where it came from, and the machine"
+    return {**began, **dict(hardware=processor(), python=platform.python_version(), torch=torch.__version__)}
 
 
 def keep(name, **numbers):
