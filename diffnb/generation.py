@@ -235,7 +235,7 @@ class _Errand(threading.Thread):
         except Exception as e: self.error = e
         self.done(self)
 
-# %% ../nbs/14_generation.ipynb #be8d3818
+# %% ../nbs/14_generation.ipynb #2d984065
 _handles = ("const b = this.closest('.diffnb-playground'); if (b) { "
     "b.querySelectorAll('.diffnb-controls .noUi-handle').forEach((o, i) => o.ariaLabel = ['seed', 'calls', 'eta', 'guidance'][i]); "
     "b.querySelectorAll('.progress').forEach(o => { o.setAttribute('role', 'progressbar'); o.ariaLabel = 'steps of the walk' }) }")
@@ -248,18 +248,54 @@ def _look(x):
     "Images in even rows, or points, as a picture"
     return show_images(dots(x), scale=1) if x.ndim == 2 else show_images(x, cols=_columns(len(x)))
 
-def _result(W, steps, decode):
+def _result(steps, decode):
     "What there is to see of a walk: its slider, or the picture of its only step"
     n = len(steps[0].x)
     if len(steps) > 1: return slider(steps, items=n, decode=decode)
-    return W.HTML(_html(to_frames(steps, items=n, decode=decode)[0], 'the only step: above, the mixture x; below, the guess of x0'))
+    from ipywidgets import HTML
+    return HTML(_html(to_frames(steps, items=n, decode=decode)[0], 'the only step: above, the mixture x; below, the guess of x0'))
 
-# %% ../nbs/14_generation.ipynb #94275e3f
+# %% ../nbs/14_generation.ipynb #ef90a254
+class _Drawing:
+    "What a playground does: draw, show how far it is, show what came of it"
+    def draw(self):
+        "Begin a new walk in a thread; does nothing while one is under way"
+        if self.thread and self.thread.is_alive(): return
+        try:
+            order = _order(self.model, {k: widget.value for k, widget in self.set.items()}, self.n, self.shape)
+            self.bar.value, self.bar.max = 0, len(stops(self.model, order['calls'], order['sampler']))
+            self.thread = _Errand(self.model, walk(self.model, **order), self._step, self._done)
+        except Exception as e: return self.say(e)                              # in the page; a callback has nobody else to tell
+        self.go.disabled, self.stop.disabled = True, False
+        self.thread.start()
+
+    def say(self, error): self.note.value = f'<b>{type(error).__name__}</b>: {html.escape(str(error))}'
+
+    def _step(self, steps):
+        "In the thread: how far it is, and the current guess"
+        guess = self.decode(steps[-1].x0) if self.decode else steps[-1].x0
+        self.bar.value, self.live.value = len(steps), _html(_look(guess), 'the current guess')
+
+    def _done(self, errand):
+        "In the thread: the slider, or what went wrong"
+        try:
+            if errand.error: raise errand.error
+            self.steps, self.out.children = errand.steps, [_result(errand.steps, self.decode)]
+            self.note.value = f'{len(self.steps)} of {self.bar.max} steps{", stopped"*errand.halt.is_set()}{"; "*bool(self.words)}{self.words}'
+        except Exception as e: self.say(e)
+        finally: self.live.value, self.go.disabled, self.stop.disabled = '', False, True
+
+    def wait(self, seconds=None):
+        "For programs: wait until the walk is done"
+        if self.thread: self.thread.join(seconds)
+        return self
+
+# %% ../nbs/14_generation.ipynb #6398a33c
 @functools.lru_cache(1)
 def _playground():
     "The widget class; made on first use, since ipywidgets is heavy"
     import ipywidgets as W
-    class Playground(W.VBox):
+    class Playground(_Drawing, W.VBox):
         "Controls, a picture of the current guess, and the slider of the last walk"
         def __init__(self, model, words, n, shape):
             self.model, self.words, self.n, self.shape, self.steps, self.thread, self.set = model, words, n, shape, [], None, _controls(W, model)
@@ -271,38 +307,6 @@ def _playground():
             pairs, rows = [*self.set.values()], W.Layout(flex_flow='row wrap')
             super().__init__([W.HBox([W.VBox(pairs[:4]), W.VBox(pairs[4:])], layout=rows), W.HBox([self.go, self.stop, self.bar, self.note]), self.live, self.out])
             self.children[0].add_class('diffnb-controls'); self.add_class('diffnb-playground')
-
-        def draw(self):
-            "Begin a new walk in a thread; does nothing while one is under way"
-            if self.thread and self.thread.is_alive(): return
-            try:
-                order = _order(self.model, {k: widget.value for k, widget in self.set.items()}, self.n, self.shape)
-                self.bar.value, self.bar.max = 0, len(stops(self.model, order['calls'], order['sampler']))
-                self.thread = _Errand(self.model, walk(self.model, **order), self._step, self._done)
-            except Exception as e: return self.say(e)                              # in the page; a callback has nobody else to tell
-            self.go.disabled, self.stop.disabled = True, False
-            self.thread.start()
-
-        def say(self, error): self.note.value = f'<b>{type(error).__name__}</b>: {html.escape(str(error))}'
-
-        def _step(self, steps):
-            "In the thread: how far it is, and the current guess"
-            guess = self.decode(steps[-1].x0) if self.decode else steps[-1].x0
-            self.bar.value, self.live.value = len(steps), _html(_look(guess), 'the current guess')
-
-        def _done(self, errand):
-            "In the thread: the slider, or what went wrong"
-            try:
-                if errand.error: raise errand.error
-                self.steps, self.out.children = errand.steps, [_result(W, errand.steps, self.decode)]
-                self.note.value = f'{len(self.steps)} of {self.bar.max} steps{", stopped"*errand.halt.is_set()}{"; "*bool(self.words)}{self.words}'
-            except Exception as e: self.say(e)
-            finally: self.live.value, self.go.disabled, self.stop.disabled = '', False, True
-
-        def wait(self, seconds=None):
-            "For programs: wait until the walk is done"
-            if self.thread: self.thread.join(seconds)
-            return self
 
         def _repr_mimebundle_(self, **kwargs):
             bundle = super()._repr_mimebundle_(**kwargs)
