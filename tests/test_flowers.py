@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from tables import rows, shows
 from torch import nn
 from torch.testing import assert_close
 
@@ -26,8 +27,7 @@ def stored(): return json.loads((root/'results'/'24.json').read_text(encoding='u
 
 
 @pytest.fixture(scope='module')
-def shown():
-    return ''.join(''.join(o.get('data', {}).get('text/markdown', '')) for c in cells() for o in c.get('outputs', ()))
+def shown(): return rows('24_flowers.ipynb')
 
 
 def test_every_row_says_how_it_was_made(stored):
@@ -48,12 +48,16 @@ def test_the_grid_is_whole(stored):
 
 def test_the_notebook_shows_the_numbers_that_are_stored(stored, shown):
     for name, r in stored['long'].items():
-        for key in ('ddim 5', 'ddim 20', 'dpmpp 20'): assert f"{r[key]['kid']:.3f} ± {r[key]['se']:.3f}" in shown, f'{name}, {key}: run the notebook again'
-        assert f"{r['noise_mae']:.3f}" in shown
+        for key, words in (('ddim 5', 'DDIM, 5'), ('ddim 20', 'DDIM, 20'), ('dpmpp 20', 'DPM++, 20')):
+            numbers = [f"{r[key]['kid']:.3f} ± {r[key]['se']:.3f}",
+                       f"{r[key]['kid_train']:.3f} ± {r[key]['se_train']:.3f}"]
+            assert shows(shown, f'{name}, {words} calls', *numbers), f'{name}, {key}: run the notebook again'
+        assert shows(shown, name, f"{r['noise_mae']:.3f}", f"{r['image_mae']:.3f}")
     for name in {k.rsplit(' | ', 1)[0] for k in stored['grid']}:
         for key in ('ddim 5', 'ddim 20'):
             v = [stored['grid'][f'{name} | {seed}'][key]['kid'] for seed in (0, 1)]
-            assert f'{sum(v)/2:.3f} ± {(max(v) - min(v))/2:.3f}' in shown, f'{name}, {key}: run the notebook again'
+            number = f'{sum(v)/2:.3f} ± {(max(v) - min(v))/2:.3f}'
+            assert shows(shown, *name.split(' | '), number), f'{name}, {key}: run the notebook again'
 
 
 def test_pictures_are_small():
@@ -62,15 +66,21 @@ def test_pictures_are_small():
 
 def test_both_ends_of_the_scale_are_shown(stored, shown):
     for size in ('32', '16'):
-        for name in ('noise', 'training pictures against held-out'):
+        words = {'noise': 'noise',
+                 'training pictures against held-out': 'real flowers, of the training part'}
+        for name, label in words.items():
             r = stored['floor'][size][name]
-            assert f"{r['kid']:.3f} ± {r['se']:.3f}" in shown, f'{size}, {name}: run the notebook again'
+            number = f"{r['kid']:.3f} ± {r['se']:.3f}"
+            assert shows(shown, label, number), f'{size}, {name}: run the notebook again'
 
 
 def test_the_nearest_are_shown(stored, shown):
     r = stored['nearest']['ours']
     assert len(r['to_train']) == len(r['to_held']) == 12 and r['first'] == r['to_train'][0]
-    for d in r['to_train'] + r['to_held'] + [r['unseen_first'], r['unseen_half']]: assert f'{d:.2f}' in shown
+    assert shows(shown, 'to the training part', *(f'{d:.2f}' for d in r['to_train']))
+    assert shows(shown, 'to the held-out part', *(f'{d:.2f}' for d in r['to_held']))
+    ends = [f"{r['unseen_first']:.2f}", f"{r['unseen_half']:.2f}"]
+    assert shows(shown, 'photographs held out', *ends)
 
 
 def test_every_picture_of_the_long_run_is_there():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tables import rows, shows
 
 import diffnb
 from diffnb.all import dpmpp, given, grey28, evaluator, last, load, path, seeded
@@ -37,9 +38,12 @@ def test_unasked_digits_are_digits():
 
 
 def test_the_notebook_shows_the_numbers_that_are_stored():
-    cells = json.loads((root/'nbs'/'22_mnist.ipynb').read_text(encoding='utf-8'))['cells']
-    shown = ''.join(''.join(o.get('data', {}).get('text/markdown', '')) for c in cells for o in c.get('outputs', ()))
+    shown = rows('22_mnist.ipynb')
     stored = json.loads((root/'results'/'22.json').read_text(encoding='utf-8'))
     assert len(stored['ablation']) >= 8 and {'main', 'attention', 'L1'} <= set(stored['table']) and 'DDPM' in stored['samplers']
-    for section, rows in stored.items():
-        for name, r in rows.items(): assert f"{r['percent']:.2f} ±" in shown, f'{section}, {name}: run the notebook again'
+    for section, runs in stored.items():
+        for name, r in runs.items():
+            own = [name] if section in ('ablation', 'shipped') else []
+            fld = f"{r['fld']:.{1 if section == 'ablation' else 2}f}"
+            percent = f"{r['percent']:.2f}"
+            assert shows(shown, *own, fld, percent), f'{section}, {name}: run the notebook again'

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
+from tables import rows, shows
 
 from diffnb.all import MLP, angle_features, timestep
 
@@ -14,8 +15,7 @@ sys.path.insert(0, str(root/'benchmarks'))
 import spiral as bench  # noqa: E402
 
 stored = json.loads((root/'results'/'20.json').read_text(encoding='utf-8'))
-cells = json.loads((root/'nbs'/'20_spiral.ipynb').read_text(encoding='utf-8'))['cells']
-shown = ''.join(''.join(o.get('data', {}).get('text/markdown', '')) for c in cells for o in c.get('outputs', ()))
+shown = rows('20_spiral.ipynb')
 
 
 def mean(values): return sum(values)/len(values)
@@ -24,16 +24,22 @@ def mean(values): return sum(values)/len(values)
 def test_the_notebook_shows_the_numbers_that_are_stored():
     for section in ('spiral', 'S', 'moons', 'oracle'):
         for name in {k.rsplit('-', 1)[0] for k in stored[section]}:
-            rows = [r for k, r in stored[section].items() if k.rsplit('-', 1)[0] == name]
-            for sampler in ('ddpm', 'dpmpp'):
-                assert f"{mean([r[sampler]['distance'] for r in rows]):.4f}" in shown, f'{section}, {name}: run the notebook again'
-                assert f"{mean([100*r[sampler]['misplaced'] for r in rows]):.1f}" in shown
-    for row in stored['samplers'].values():
-        for c in ('5', '10', '20', '40'): assert f"{row[c]['distance']:.4f}" in shown
+            seeds = [r for k, r in stored[section].items() if k.rsplit('-', 1)[0] == name]
+            words = {'spiral': [name], 'oracle': [f'oracle, {name}']}.get(section, [section, name])
+            numbers = [text for sampler in ('ddpm', 'dpmpp') for text in
+                       (f"{mean([r[sampler]['distance'] for r in seeds]):.4f}",
+                        f"{mean([100*r[sampler]['misplaced'] for r in seeds]):.1f}")]
+            assert shows(shown, *words, *numbers), f'{section}, {name}: run the notebook again'
+    for c in ('5', '10', '20', '40'):
+        numbers = [f"{row[c]['distance']:.4f}" for row in stored['samplers'].values()]
+        assert len(numbers) == 5 and shows(shown, c, *numbers)
     for name in {k.rsplit('-', 1)[0] for k in stored['labels']}:
-        rows = [r for k, r in stored['labels'].items() if k.rsplit('-', 1)[0] == name]
-        for w in rows[0]['w']: assert f"{mean([r['w'][w]['distance'] for r in rows]):.4f}" in shown
-    for number in ('noise', 'end'): assert str(stored['published']['DenoisingDiffusion.jl'][number]) in shown
+        seeds = [r for k, r in stored['labels'].items() if k.rsplit('-', 1)[0] == name]
+        for w in seeds[0]['w']:
+            assert shows(shown, name, w, f"{mean([r['w'][w]['distance'] for r in seeds]):.4f}")
+    theirs = stored['published']['DenoisingDiffusion.jl']
+    assert shows(shown, 'original, published', f"about {theirs['end']}")
+    assert any(f"{theirs['noise']}" in c.split() for row in shown for c in row)
 
 
 def test_the_networks_have_the_sizes_of_the_original():

@@ -1,0 +1,25 @@
+"The tables that a notebook shows, cell by cell: a number is looked for in its own row"
+import json
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+
+
+def source(cell): return ''.join(cell['source'])
+
+
+def cells(name): return json.loads((root/'nbs'/name).read_text(encoding='utf-8'))['cells']
+
+
+def rows(name):
+    "Every row of every table in the outputs of a notebook: a list of its cells"
+    shown = [''.join(o.get('data', {}).get('text/markdown', ''))
+             for c in cells(name) for o in c.get('outputs', ())]
+    lines = [line for s in shown for line in s.splitlines() if line.startswith('|')]
+    return [[c.strip(' *') for c in line.split('|')[1:-1]] for line in lines]
+
+
+def shows(rows, *wanted):
+    "Is there a row that holds all of these? `1.20` stands for the cells `1.20` and `1.20 ± 0.03`"
+    def holds(row, w): return any(f'{c} '.startswith(f'{w} ') for c in row)
+    return any(all(holds(row, w) for w in wanted) for row in rows)
