@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parent.parent
-modules = [f.stem for f in sorted((root/'diffnb').glob('*.py')) if f.stem not in ('__init__', 'all', '_modidx')]
+files = {'.'.join(f.relative_to(root/'diffnb').with_suffix('').parts): f
+         for f in sorted((root/'diffnb').rglob('*.py'))
+         if f.stem not in ('__init__', 'all', '_modidx')}
+modules = list(files)
+
+
+def test_there_are_modules(): assert {'data', 'samplers', 'training'} <= {*modules}
 
 
 def python(code, **kw): return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120, cwd=root, **kw)
@@ -42,7 +48,7 @@ def test_import_needs_no_network_and_no_torch():
 
 @pytest.mark.parametrize('m', modules)
 def test_every_public_function_says_what_it_does(m):
-    tree = ast.parse((root/'diffnb'/f'{m}.py').read_text())
+    tree = ast.parse(files[m].read_text(encoding='utf-8'))
     public = importlib.import_module(f'diffnb.{m}').__all__
     bare = [d.name for d in tree.body if isinstance(d, (ast.FunctionDef, ast.ClassDef)) and d.name in public and not ast.get_docstring(d)]
     assert not bare
