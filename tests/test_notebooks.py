@@ -29,6 +29,11 @@ def broken(tmp_path, change):
     return nbs.check([f, *[g for g in good if g.name[:2] in ('02', '04')]])
 
 
+def lists(nb):
+    "A source may be a list of lines, as in most files, or one string"
+    for c in nb['cells']: c['source'] = ''.join(c['source']).splitlines(keepends=True)
+
+
 def cell(source, outputs=()): return dict(cell_type='code', id='x', metadata={}, execution_count=None, source=source, outputs=list(outputs))
 
 
@@ -38,6 +43,15 @@ def cell(source, outputs=()): return dict(cell_type='code', id='x', metadata={},
     (lambda nb: nb['cells'].append(cell('x', [dict(output_type='stream', name='stdout', text='x'*600_000)])), 'over 500'),
     (lambda nb: nb['cells'].append(cell('import os\nos.getcwd()')), 'mixes imports'),
     (lambda nb: nb['cells'].append(cell('#| export\nfrom diffnb.samplers import ddim')), 'only lower numbers'),
+    (lambda nb: nb['cells'].append(cell('#| export\nimport diffnb.samplers')), 'only lower numbers'),
+    (lambda nb: nb['cells'].append(cell('#| export\nfrom diffnb import samplers')), 'only lower numbers'),
+    (lambda nb: nb['cells'].append(cell('#| export\nfrom .samplers import ddim')), 'only lower numbers'),
+    (lambda nb: nb['cells'].append(cell('#| export\nfrom . import samplers')), 'only lower numbers'),
+    (lambda nb: nb['cells'].append(cell('import os; os.getcwd()')), 'mixes imports'),
+    (lambda nb: nb['cells'].append(cell('one two')), 'is not Python'),
     (lambda nb: [c.update(outputs=[]) for c in nb['cells'] if c['cell_type'] == 'code'], 'no outputs'),
 ])
-def test_a_bad_notebook_is_noticed(tmp_path, change, says): assert any(says in complaint for complaint in broken(tmp_path, change))
+def test_a_bad_notebook_is_noticed(tmp_path, change, says):
+    assert broken(tmp_path, lambda nb: None) == [], 'nothing was bad before'
+    assert any(says in complaint for complaint in broken(tmp_path, change))
+    assert any(says in complaint for complaint in broken(tmp_path, lambda nb: (change(nb), lists(nb))))

@@ -6,6 +6,7 @@ readme  write README.md from nbs/index.ipynb; with --check only say whether it i
 docs    write the site into _docs/
 """
 import argparse
+import ast
 import json
 import os
 import re
@@ -19,6 +20,7 @@ root = Path(__file__).resolve().parent.parent
 nbs = root/'nbs'
 limit = 500_000
 flagged = re.compile(r'^#\|\s*(eval:\s*false|slow|peers)\b', re.M)
+last = re.compile(r'^import nbdev; nbdev\.nbdev_export\(\)$', re.M)     # the cell that exports
 progress = re.compile(r'<progress|progress-bar-interrupted|--total:')
 
 
@@ -68,6 +70,22 @@ def write(nb, f):
     f.write_text(json.dumps(json.loads(text), indent=1, sort_keys=True, ensure_ascii=False) + '\n', encoding='utf-8')
 
 
+def python(cell):
+    "The syntax tree of a cell, without the lines that only IPython knows"
+    return ast.parse(re.sub(r'^[%!].*$', '', source(cell), flags=re.M))
+
+
+def needed(cell):
+    "The modules of diffnb that a cell imports, in whatever way"
+    names = []
+    for s in ast.walk(python(cell)):
+        if isinstance(s, ast.Import): names += [a.name for a in s.names]
+        if isinstance(s, ast.ImportFrom):
+            start = 'diffnb.'*(s.level > 0) + (s.module or '')
+            names += [start] if start.strip('.') != 'diffnb' else [f'diffnb.{a.name}' for a in s.names]
+    return [n.removeprefix('diffnb.') for n in names if n.startswith('diffnb.')]
+
+
 def check(files):
     "Return the list of complaints"
     bad, number, imports = [], {}, {}
@@ -79,14 +97,18 @@ def check(files):
         if any(o['output_type'] == 'error' for c in code for o in c['outputs']): bad.append(f'{f.name}: an output is an error')
         if code and not any(c['outputs'] for c in code): bad.append(f'{f.name}: no outputs, run it')
         for i, c in enumerate(code):
-            lines = [s for s in source(c).splitlines() if s.strip() and not s.lstrip().startswith('#')]
-            tops = [bool(re.match(r'(import|from)\s', s)) for s in lines if not s[0].isspace() and s[0] not in ')]}']
-            if any(tops) and not all(tops): bad.append(f'{f.name}: code cell {i} mixes imports with other code')
+            try: body = python(c).body
+            except SyntaxError:
+                bad.append(f'{f.name}: code cell {i} is not Python')
+                continue
+            tops = [isinstance(s, (ast.Import, ast.ImportFrom)) for s in body]
+            if any(tops) and not all(tops) and not last.search(source(c)):
+                bad.append(f'{f.name}: code cell {i} mixes imports with other code')
         exp = re.search(r'^#\|\s*default_exp (\S+)', '\n'.join(map(source, code)), re.M)
         if exp:
             number[exp[1]] = int(f.name[:2])
-            imports[exp[1]] = [m for c in code if re.search(r'^#\|\s*export', source(c), re.M)
-                               for m in re.findall(r'from diffnb\.(\w+) import', source(c))]
+            exported = [c for c in code if re.search(r'^#\|\s*export', source(c), re.M)]
+            imports[exp[1]] = [m for c in exported for m in needed(c)]
     for mod, deps in imports.items():
         bad += [f'{mod} ({number[mod]:02}) imports {d}: only lower numbers' for d in deps if number.get(d, 99) >= number[mod]]
     return bad
