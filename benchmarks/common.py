@@ -26,6 +26,18 @@ def turns(contestants, rounds, unit=1e6):
     return {name: statistics.median(t) for name, t in times.items()}
 
 
+def peak_mb(code, *args):
+    """The peak memory in MB of a Python process of its own that runs this code, which says nothing.
+
+    `ru_maxrss` is no measure of that: a child begins with the peak of the process that started it.
+    The kernel's high-water mark of the address space (Linux) begins anew with the program.
+    """
+    asks = "\nprint(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+    words = [sys.executable, '-c', code + asks, *args]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return int(said)/2**10
+
+
 def processor():
     "What this ran on, in words"
     try: names = [s.split(':')[1].strip() for s in Path('/proc/cpuinfo').read_text().splitlines() if s.startswith('model name')]
