@@ -3,7 +3,6 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from tables import rows, shows
 
