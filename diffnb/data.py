@@ -91,8 +91,8 @@ def _labels(y, n, where):
     if y.ndim == 2 and y.size == n and 1 in y.shape:
         y = y.reshape(n)
     if y.dtype.kind in 'US' and y.size:
-        raise ValueError(f'{where}: labels are words, such as {_word(y.flat[0])!r}: number them, with '
-                         'names, y = numpy.unique(words, return_inverse=True)')
+        raise ValueError(f'{where}: labels are words, such as {_word(y.flat[0])!r}: number them, '
+                         'with names, y = numpy.unique(words, return_inverse=True)')
     if y.ndim == 2 and len(y) == n and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all():
         y = y.argmax(1)
     if y.shape != (n,):
@@ -264,9 +264,9 @@ def _black(lo, hi, where):
     if lo < -1.001 or hi > 1.001:
         raise ValueError(f'{said}: give uint8, or float in [0, 1] or [-1, 1]')
     if -.5 < lo < -.001:
-        raise ValueError(f'{said}: this may be [0, 1] with some too dark, or [-1, 1] with nothing dark. '
-                         "Save x.clip(0, 1) if black is 0, and ((x + 1)*127.5).round().astype('uint8') "
-                         'if black is -1')
+        raise ValueError(f'{said}: this may be [0, 1] with some too dark, or [-1, 1] with nothing '
+                         'dark. Save x.clip(0, 1) if black is 0, and '
+                         "((x + 1)*127.5).round().astype('uint8') if black is -1")
     return -1. if lo < -.001 else 0.
 
 def _bytes(a, where, black=None): # values as a file may hold them -> uint8
@@ -275,21 +275,26 @@ def _bytes(a, where, black=None): # values as a file may hold them -> uint8
             raise ValueError(f'{where}: bytes from 0 to 1, and white is 255: save x*255')
         return a
     if a.dtype.kind != 'f':
-        raise ValueError(f'{where}: images are {a.dtype}: save them as uint8, or as float in [0, 1] or [-1, 1]')
+        raise ValueError(f'{where}: images are {a.dtype}: '
+                         'save them as uint8, or as float in [0, 1] or [-1, 1]')
     if black is None:
         black = _black(*_range([a]), where)
     return np.round((a - black)*(255/(1 - black))).clip(0, 255).astype(np.uint8)
 
-def _nchw(a, where, black=None): # (N, H, W), (N, H, W, C) or (N, C, H, W) -> uint8 tensor (N, C, H, W)
+def _nchw(a, where, black=None):
+    "(N, H, W), (N, H, W, C) or (N, C, H, W) -> uint8 tensor (N, C, H, W)"
     if a.ndim not in (3, 4) or not a.size:
-        raise ValueError(f'{where}: shape {a.shape}: images are (N, H, W), (N, H, W, C) or (N, C, H, W)')
+        raise ValueError(f'{where}: shape {a.shape}: '
+                         'images are (N, H, W), (N, H, W, C) or (N, C, H, W)')
     if a.ndim == 3 and a.shape[2] in (1, 3) and a.shape[1] != a.shape[2]:
-        raise ValueError(f'{where}: shape {a.shape}: is this one picture (H, W, C)? A set is (N, H, W, C): save x[None]')
+        raise ValueError(f'{where}: shape {a.shape}: is this one picture (H, W, C)? '
+                         'A set is (N, H, W, C): save x[None]')
     if a.ndim == 3:
         a = a[:, None]
     first, last = a.shape[1] in (1, 3), a.shape[3] in (1, 3)
     if first == last:
-        raise ValueError(f'{where}: shape {a.shape}: just one of axis 1 and axis 3 must have length 1 (grey) or 3 (RGB)')
+        raise ValueError(f'{where}: shape {a.shape}: just one of axis 1 and axis 3 '
+                         'must have length 1 (grey) or 3 (RGB)')
     a = a if first else np.moveaxis(a, 3, 1)
     return torch.from_numpy(np.ascontiguousarray(_bytes(a, where, black)))
 
@@ -307,8 +312,8 @@ def _some(names): # the first few of many names, and how many more
     names = [str(name) for name in names]
     return ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
 
-def _find(arrays, what, part): # the usual name, with _train or _test, of the array that is there, or None
-    plain = part == 'train' or what == 'names'          # pictures and labels of the training part may do without
+def _find(arrays, what, part): # the name, with _train or _test, of the array that is there, or None
+    plain = part == 'train' or what == 'names'          # these may do without _train
     usual = [k for name in _keys[what] for k in (f'{name}_{part}', name) if plain or k != name]
     return next((k for k in usual if k in arrays), None)
 
@@ -319,14 +324,16 @@ def _array_part(arrays, part, where): # a dict of arrays -> the Images of one pa
         raise ValueError(f'{where}: has no test part: {_instead}')
     x, y, names = (arrays.get(_find(arrays, what, part)) for what in _keys)
     if x is None:
-        raise ValueError(f'{where}: holds {", ".join(arrays)}: call the images x, and their labels y')
+        raise ValueError(f'{where}: holds {", ".join(arrays)}: '
+                         'call the images x, and their labels y')
     pictures = [arrays[k] for p in ('train', 'test') if (k := _find(arrays, 'x', p))]
     floats = any(a.dtype.kind == 'f' for a in pictures)
     x = _nchw(x, where, _black(*_range(pictures), where) if floats else None)
     y = None if y is None else _labels(y, len(x), where)
     names = None if names is None else [_word(s) for s in names.ravel().tolist()]
     if names and y is not None and y.max() >= len(names):
-        raise ValueError(f'{where}: label {y.max()}, but {len(names)} names, the last for {len(names) - 1}: give a name for each')
+        raise ValueError(f'{where}: label {y.max()}, but {len(names)} names, '
+                         f'the last for {len(names) - 1}: give a name for each')
     return Images(x, y, names)
 
 def _join(parts): # several Images, one after the other
@@ -350,15 +357,15 @@ def _array_file(fname, part): # .npy or .npz -> Images
     parts = (['train'] + ['test']*_has_test(arrays)) if part == 'all' else [part]
     data = _join([_array_part(arrays, p, fname) for p in parts])
     if aside:
-        _tell(f'{fname}: left aside {_some(aside)}: images are read from x, labels from y, their names from '
-              'names. Save them under these names, with numpy.savez(fname, x=x, y=y)')
+        _tell(f'{fname}: left aside {_some(aside)}: images are read from x, labels from y, '
+              'their names from names. Save them so, with numpy.savez(fname, x=x, y=y)')
     return data
 
 # %% ../nbs/00_data.ipynb #b08d5dc8
 _endings = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.ppm', '.pgm', '.tif', '.tiff')
 
-_systems = ('__macosx', '__pycache__', '@eadir', '#recycle', '$recycle.bin', 'system volume information', 'lost+found',
-            'thumbs.db', 'ehthumbs.db', 'desktop.ini')
+_systems = ('__macosx', '__pycache__', '@eadir', '#recycle', '$recycle.bin',
+            'system volume information', 'lost+found', 'thumbs.db', 'ehthumbs.db', 'desktop.ini')
 
 def _hidden(name): # hidden, or put there by an operating system or by Jupyter: never data
     return name[:1] == '.' or name.lower() in _systems
@@ -371,7 +378,7 @@ def _walk(folder): # all the files below a folder, as paths that begin there; li
     found = []
     for top, dirs, files in os.walk(folder, followlinks=True):
         real = Path(top).resolve()
-        above = (real, *real.parents)                                 # a link to one of these is a ring
+        above = (real, *real.parents)                        # a link to one of these is a ring
         dirs[:] = [d for d in dirs if not _hidden(d) and (real/d).resolve() not in above]
         found += [Path(top, f).relative_to(folder) for f in files if not _hidden(f)]
     return sorted(found, key=_natural)
@@ -409,12 +416,14 @@ class _Folder: # the items of a list of files
 _roles = dict(train=('train', 'training', 'trainset'), test=('test', 'testing', 'tests', 'testset'),
               valid=('valid', 'val', 'validation', 'dev'))
 
-def _role(name): # the part that the name of a folder speaks of: (train, test, valid or None; nothing else in it?)
+def _role(name):
+    "The part that the name of a folder speaks of (or None), and whether it says nothing else"
     words = re.findall('[a-z]+', name.lower())
     roles = {role for role, usual in _roles.items() if set(words) & set(usual)}
     return (roles.pop() if len(roles) == 1 else None), len(words) == 1
 
-def _parts(names): # which of these folders are parts of a set: {name: role}; empty when they are classes
+def _parts(names):
+    "Which of these folders are parts of a set: {name: role}; empty when they are classes"
     roles = {name: _role(name)[0] for name in names}
     roles = {name: role for name, role in roles.items() if role}
     plain = any(_role(name)[1] for name in roles)                     # "train", not "bullet train"
@@ -428,18 +437,21 @@ def _homes(folder): # the folders that hold the parts: {'train': folder}, or fol
         for d in inner:
             deep = _parts(_folders(folder/d))
             if len(set(deep.values())) > 1:
-                raise ValueError(f'{folder/d}: holds the parts {", ".join(deep)}: give load_data the path of the folder '
-                                 'that holds them, with the classes inside each part')
+                raise ValueError(f'{folder/d}: holds the parts {", ".join(deep)}: give load_data '
+                                 'the path of the folder that holds them, with the classes inside each part')
         return dict(train=folder)
-    homes = {role: folder/name for role in ('train', 'test') for name in roles if roles[name] == role}
+    named = {role: name for name, role in roles.items()}
+    homes = {role: folder/named[role] for role in ('train', 'test') if role in named}
     used = [home.name for home in homes.values()]
     other = [name for name in inner if name not in used]
     if other:
-        raise ValueError(f'{folder}: holds a folder {", ".join(used) or "that is a part"} beside {", ".join(other)}: keep only one '
-                         'train and one test, or give the path of one part (a class of that name must be renamed)')
-    loose = [e.name for e in folder.iterdir() if e.suffix.lower() in _endings and e.is_file() and not _hidden(e.name)]
+        raise ValueError(f'{folder}: holds a folder {", ".join(used) or "that is a part"} beside '
+                         f'{", ".join(other)}: keep only one train and one test, or give the path '
+                         'of one part (a class of that name must be renamed)')
+    loose = [f for f in folder.iterdir() if f.suffix.lower() in _endings and not _hidden(f.name)]
     if loose:
-        raise ValueError(f'{folder/loose[0]} lies beside the folders {", ".join(used)}: move it into one of them')
+        raise ValueError(f'{loose[0]} lies beside the folders {", ".join(used)}: '
+                         'move it into one of them')
     return homes
 
 def _check_names(names, where): # names of classes that are none
@@ -448,23 +460,29 @@ def _check_names(names, where): # names of classes that are none
         raise ValueError(f'{where}: {hidden[0]} is no class, but a folder of the system: delete it')
     parts = _parts(names)
     if len(set(parts.values())) > 1:
-        raise ValueError(f'{where}: {", ".join(parts)} are parts of a set, not classes: give the path of one')
+        raise ValueError(f'{where}: {", ".join(parts)} are parts of a set, not classes: '
+                         'give the path of one')
     alike = {name.lower(): name for name in names}
     twice = [name for name in names if alike[name.lower()] != name]
     if twice:
-        raise ValueError(f'{where}: the classes {twice[0]} and {alike[twice[0].lower()]} differ only in capitals: give both one name')
+        raise ValueError(f'{where}: the classes {twice[0]} and {alike[twice[0].lower()]} '
+                         'differ only in capitals: give both one name')
 
-_papers = ('.md', '.rst', '.html', '.pdf', '.py', '.ipynb', '.sh', '.zip', '.gz', '.tgz', '.tar', '.md5', '.sha256')
+_papers = ('.md', '.rst', '.html', '.pdf', '.py', '.ipynb', '.sh',
+           '.zip', '.gz', '.tgz', '.tar', '.md5', '.sha256')
 
 def _aside(files): # those that may be pictures or labels and are not read, in words, or ''
     papers = ('readme', 'license', 'licence', 'copying', 'citation')
-    other = [f for f in files if f.suffix.lower() not in (*_endings, *_papers) and f.stem.lower() not in papers]
+    read = (*_endings, *_papers)
+    other = [f for f in files if f.suffix.lower() not in read and f.stem.lower() not in papers]
     if not other:
         return ''
-    return (f'left aside {_some(other)}: pictures are read from files ending in {" ".join(_endings)} '
-            '(convert HEIC, AVIF and others to PNG or JPEG), and labels from the names of the folders alone')
+    return (f'left aside {_some(other)}: pictures are read from files ending in '
+            f'{" ".join(_endings)} (convert HEIC, AVIF and others to PNG or JPEG), '
+            'and labels from the names of the folders alone')
 
-def _spoken(files): # words that begin the names of loose files and may be labels: cat.0.jpg, dog.0.jpg
+def _spoken(files):
+    "Words that begin the names of loose files and may be labels: cat.0.jpg, dog.0.jpg"
     found = [re.fullmatch(r'(.*?[^\W_])[ ._-]+\d+', f.stem) for f in files]
     if not all(found):
         return []
@@ -483,15 +501,16 @@ def _folder(folder, part): # a folder of images -> its files with their labels
     pick = [(homes[p]/f, f.parts) for p in asked for f in found[p]]
     aside = _aside([f for p in asked for f in files[p]])
     if not pick:
-        raise ValueError(f'{folder}: no images in it, that is, no files ending in {" ".join(_endings)}' + (aside and f'; {aside}'))
+        raise ValueError(f'{folder}: no images in it, that is, no files ending in '
+                         f'{" ".join(_endings)}' + (aside and f'; {aside}'))
     loose = [f for f, parts in pick if len(parts) == 1]
     if names and loose: raise ValueError(f'{loose[0]} lies beside the class folders {", ".join(names[:5])}: move it into one of them')
     _check_names(names, folder)
     if aside:
         _tell(f'{folder}: {aside}')
     if not names and (spoken := _spoken(loose)):
-        _tell(f'{folder}: no labels, although the names of the files begin with {_some(spoken)}: if these are classes, '
-              'move the files into a folder for each')
+        _tell(f'{folder}: no labels, although the names of the files begin with {_some(spoken)}: '
+              'if these are classes, move the files into a folder for each')
     return _Files(_Folder([f for f, _ in pick], [names.index(parts[0]) if names else None for _, parts in pick]), names or None)
 
 # %% ../nbs/00_data.ipynb #28ea229f
@@ -597,7 +616,7 @@ def _choose(count, split, valid, n, seed): # which of `count` items make the spl
 # %% ../nbs/00_data.ipynb #c1f50ea6
 def load_data(
     name,               # 'digits', 'mnist', 'fashion_mnist', 'cifar10', 'celeba', 'flowers102', 'pets', or a folder, .npy or .npz;
-                        # floats in a file are read as [0, 1], or as [-1, 1] if they go down to -0.5 or below
+                        # floats in a file are [0, 1], or [-1, 1] if they go down to -0.5 or below
     split='train',      # 'train'; 'test'; 'valid': what `valid` holds out of the training part; 'all': training part and test part
     root=None,          # Folder of the downloads, None: that of environment variable DIFFNB_DATA, or ~/.cache/diffnb; a relative path starts here
     size=None,          # Side in pixels, or (height, width); None: 16 for digits, 64 for the sets of photographs, else as they are
@@ -632,10 +651,10 @@ def _order(n, bs, seed, start, rank, world): # endless (which items, heads or ta
         idx, coin = (np.concatenate([shuffles[e][k][place[epoch == e]] for e in shuffles]) for k in (0, 1))
         yield torch.from_numpy(idx), torch.from_numpy(coin)
 
-def _check_order(n, bs, seed, start, rank, world): # the same settings as plain numbers: NumPy's can overflow
-    bs, start, rank, world = (_whole(name, value, -math.inf) for name, value in
-                              dict(bs=bs, start=start, rank=rank, world=world).items())
-    seed = _whole('seed', seed, -math.inf)
+def _check_order(n, bs, seed, start, rank, world):
+    "The same settings as plain numbers (NumPy's can overflow). Raises `ValueError`"
+    given = dict(bs=bs, seed=seed, start=start, rank=rank, world=world)
+    bs, seed, start, rank, world = (_whole(name, k, -math.inf) for name, k in given.items())
     if n < 1: raise ValueError('no data: the set is empty')
     if bs < 1 or start < 0: raise ValueError(f'bs={bs}, start={start}: a batch has at least 1 item, and the first batch is number 0')
     if not 0 <= rank < world or bs % world: raise ValueError(f'rank={rank}, world={world}, bs={bs}: rank is below world, and world divides bs')
@@ -657,9 +676,11 @@ def _check_x(x, flip):
     if not math.isfinite(lo) or not math.isfinite(hi):
         raise ValueError('x holds NaN or infinity: find and replace them before training')
     if x.ndim == 4 and (lo < -10 or hi > 10):
-        raise ValueError(f'x goes from {lo:.4g} to {hi:.4g}: images are near [-1, 1]: give uint8, or divide')
-    if x.ndim == 4 and len(x) > 3 and -.001 <= lo < hi <= 1.001:      # more pictures than may all be bright
-        _tell(f'no value below 0 (from {lo:.3g} to {hi:.3g}): are these images in [0, 1]? They must be in [-1, 1]: give 2*x - 1')
+        raise ValueError(f'x goes from {lo:.4g} to {hi:.4g}: images are near [-1, 1]: '
+                         'give uint8, or divide')
+    if x.ndim == 4 and len(x) > 3 and -.001 <= lo < hi <= 1.001:      # a few may all be bright
+        _tell(f'no value below 0 (from {lo:.3g} to {hi:.3g}): are these images in [0, 1]? '
+              'They must be in [-1, 1]: give 2*x - 1')
 
 def _xy(data): # Images, a tensor or (x, y) -> x, and y as int64 or None
     x, y = (*data, None)[:2] if isinstance(data, (tuple, list)) else (data, None)
@@ -678,7 +699,8 @@ def batches(
     rank:int=0,      # Which of several processes this is: it gets its slice of every batch
     world:int=1,     # How many processes there are
 ):                   # Endless iterator of (x0 `(bs/world, ...)` float32: bytes in [-1, 1], points as they are; y `(bs/world,)` int64 or None)
-    "Shuffled batches for ever; batch i depends on (seed, i) alone. Raises `ValueError`, at once, for data that is empty, not finite, far out of range or no data. Warns of images in [0, 1]"
+    """Shuffled batches for ever; batch i depends on (seed, i) alone. Raises `ValueError`, at once,
+    for data that is empty, not finite, far out of range or no data. Warns of images in [0, 1]"""
     x, y = _xy(data)
     _check_x(x, flip)
     bs, seed, start, rank, world = _check_order(len(x), bs, seed, start, rank, world)
@@ -691,17 +713,20 @@ def batches(
 # %% ../nbs/00_data.ipynb #b797d751
 def _pair(item, where): # an item of a data set -> (x, y or None)
     if isinstance(item, dict):
-        raise ValueError(f'{where}: items are dicts of {", ".join(map(str, item))}: make them (x, y), a tensor and a whole number')
+        raise ValueError(f'{where}: items are dicts of {", ".join(map(str, item))}: '
+                         'make them (x, y), a tensor and a whole number')
     x, y = (*item, None)[:2] if isinstance(item, (tuple, list)) else (item, None)
     if not isinstance(x, Tensor):
-        raise ValueError(f'items are of type {type(x).__name__}: make them tensors, with transform=torchvision.transforms.PILToTensor()')
+        raise ValueError(f'items are of type {type(x).__name__}: make them tensors, with '
+                         'transform=torchvision.transforms.PILToTensor()')
     return x, y
 
 def _stack(items): # items of a data set -> x, and y or None
     xs, ys = zip(*(_pair(item, 'stream') for item in items))
     shapes = sorted({tuple(x.shape) for x in xs})
     if len(shapes) > 1:
-        raise ValueError(f'stream: items of shapes {shapes[0]} and {shapes[-1]}: bring them to one size, by a transform')
+        raise ValueError(f'stream: items of shapes {shapes[0]} and {shapes[-1]}: '
+                         'bring them to one size, by a transform')
     if all(y is None for y in ys):
         return torch.stack(xs), None
     ys = [-1 if y is None else y.tolist() if isinstance(y, Tensor) else y for y in ys]
@@ -714,7 +739,8 @@ def _check_set(dataset, flip): # a look at some of the items, from all over the 
     _check_x(x, flip)
 
 def stream(
-    dataset,         # A torch `Dataset` with a length, whose items are x or (x, y): x a tensor, y a whole number (or None)
+    dataset,         # A torch `Dataset` with a length; its items are x or (x, y), a tensor and a
+                     # whole number (or None)
     bs:int=128,      # Items in a batch (of all processes together)
     seed:int=0,      # Decides the order and the flips
     start:int=0,     # Number of the first batch, to resume
@@ -723,17 +749,21 @@ def stream(
     world:int=1,     # How many processes there are
     workers:int=0,   # Helper processes that read ahead
 ):                   # Endless iterator, as from `batches`
-    "What `batches` does, but read item by item. Raises `ValueError`, at once, for an empty set, a set without length, and items that are no tensors"
+    """What `batches` does, but read item by item. Raises `ValueError`, at once, for an empty set,
+    a set without length, and items that are no tensors"""
     from torch.utils.data import DataLoader, IterableDataset
-    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, '__len__') and hasattr(dataset, '__getitem__')):
-        raise ValueError(f'a {type(dataset).__name__} has no length and no item number i, so it cannot be shuffled or resumed: '
-                         'give a Dataset with __len__ and __getitem__, or hand train an endless loop of your own over (x0, y)')
+    counted = hasattr(dataset, '__len__') and hasattr(dataset, '__getitem__')
+    if isinstance(dataset, IterableDataset) or not counted:
+        raise ValueError(f'a {type(dataset).__name__} has no length and no item number i, so it '
+                         'cannot be shuffled or resumed: give a Dataset with __len__ and __getitem__, '
+                         'or hand train an endless loop of your own over (x0, y)')
     bs, seed, start, rank, world = _check_order(len(dataset), bs, seed, start, rank, world)
     workers = _whole('workers', workers)
     _check_set(dataset, flip)
     def order(): return _order(len(dataset), bs, seed, start, rank, world)
-    loader = DataLoader(dataset, batch_sampler=(idx.tolist() for idx, _ in order()), num_workers=workers,
-                        collate_fn=_stack, generator=torch.Generator())
+    places = (idx.tolist() for idx, _ in order())
+    loader = DataLoader(dataset, batch_sampler=places, num_workers=workers, collate_fn=_stack,
+                        generator=torch.Generator())
     def draw():
         for (x, y), (_, coin) in zip(loader, order()):
             yield _ready(x, coin, flip), y

@@ -173,11 +173,12 @@ def test_there_is_a_name_for_each_label(tmp_path):
 
 # What is no data in a folder
 
-@pytest.mark.parametrize('rubbish', ['.ipynb_checkpoints/0-checkpoint.png', 'cat/.ipynb_checkpoints/0.png',
-                                     '__MACOSX/cat/0.png', 'cat/@eaDir/0.png', 'cat/._0.png',
-                                     '.ipynb_checkpoints/train/0.png'])
+@pytest.mark.parametrize('rubbish', [
+    '.ipynb_checkpoints/0-checkpoint.png', 'cat/.ipynb_checkpoints/0.png', '__MACOSX/cat/0.png',
+    'cat/@eaDir/0.png', 'cat/._0.png', '.ipynb_checkpoints/train/0.png'])
 def test_what_a_system_puts_into_folders_is_no_data(tmp_path, rubbish, quiet):
-    for folder in (classes(tmp_path/'classes', 'cat', 'dog'), classes(tmp_path/'parts', 'train/cat', 'test/cat')):
+    for folder in (classes(tmp_path/'classes', 'cat', 'dog'),
+                   classes(tmp_path/'parts', 'train/cat', 'test/cat')):
         plain = load_data(folder, 'all')
         for root in (folder, *folder.glob('t*')):
             if (root/rubbish.split('/')[0]).is_dir() or not rubbish.startswith('cat/'):
@@ -212,7 +213,8 @@ def test_what_is_left_aside_in_a_folder_is_named(tmp_path, fname, quiet):
         (tmp_path/paper).write_text('x')
     load_data(tmp_path)
     (tmp_path/fname).write_text('x')
-    with pytest.warns(UserWarning, match=f'left aside {fname}: .*convert HEIC, AVIF.*names of the folders') as said:
+    says = f'left aside {fname}: .*convert HEIC, AVIF.*names of the folders'
+    with pytest.warns(UserWarning, match=says) as said:
         assert len(load_data(tmp_path).x) == 2
     assert said[0].filename == __file__
     (tmp_path/'alone').mkdir()
@@ -234,8 +236,9 @@ def test_labels_in_file_names_are_named(tmp_path, quiet):
 
 # The parts of a set
 
-@pytest.mark.parametrize('train, test', [('train', 'test'), ('Train', 'Test'), ('training', 'testing'),
-                                         ('seg_train', 'seg_test'), ('train2017', 'test2017')])
+@pytest.mark.parametrize('train, test', [
+    ('train', 'test'), ('Train', 'Test'), ('training', 'testing'), ('seg_train', 'seg_test'),
+    ('train2017', 'test2017')])
 def test_parts_go_by_many_names(tmp_path, train, test):
     classes(tmp_path, f'{train}/cat', f'{train}/dog', n=1)
     classes(tmp_path, f'{test}/dog', n=3)
@@ -251,7 +254,7 @@ def test_parts_go_by_many_names(tmp_path, train, test):
     (('train/cat', 'Train_2/cat'), 'beside'),
     (('valid/cat', 'dog'), 'beside'),
     (('seg_train/cat', 'seg_test/cat', 'seg_pred'), 'beside seg_pred'),
-    (('dataset/Train/cat', 'dataset/Test/cat'), 'dataset: holds the parts Test, Train: give load_data the path'),
+    (('dataset/Train/cat', 'dataset/Test/cat'), 'dataset: holds the parts Test, Train: give load'),
     (('cat/train', 'cat/val', 'dog/train', 'dog/val'), 'holds the parts train, val'),
 ])
 def test_parts_are_never_taken_for_classes(tmp_path, where, says):
@@ -279,7 +282,8 @@ def test_classes_may_speak_of_trains(tmp_path):
     assert load_data(tmp_path).names == ['bullet train', 'bus', 'train station']
 
 
-@pytest.mark.parametrize('where, says', [(('Train', 'Test'), 'parts of a set'), (('.ipynb_checkpoints', 'cat'), 'no class')])
+@pytest.mark.parametrize('where, says', [(('Train', 'Test'), 'parts of a set'),
+                                         (('.ipynb_checkpoints', 'cat'), 'no class')])
 def test_a_stream_of_a_folder_has_classes_too(tmp_path, where, says):
     class Pictures(TensorDataset):
         classes = list(where)
@@ -296,30 +300,34 @@ whole = pytest.mark.parametrize('kind', [np.int64, np.uint8, np.array, torch.ten
 def test_whole_numbers_of_any_type(kind, tmp_path):
     digits = load_data('digits', size=8)
     assert spiral(kind(10), seed=kind(3)).equal(spiral(10, seed=3))
-    assert load_data('digits', n=kind(5), size=kind(20), seed=kind(1), channels=kind(3)).x.shape == (5, 3, 20, 20)
+    few = load_data('digits', n=kind(5), size=kind(20), seed=kind(1), channels=kind(3))
+    assert few.x.shape == (5, 3, 20, 20)
     assert to_size(digits.x, (kind(4), kind(6))).shape[2:] == (4, 6)
     assert to_channels(digits.x[:1], kind(3)).shape[1] == 3
     assert hold_out(digits, seed=kind(2))[1].y.equal(hold_out(digits, seed=2)[1].y)
     how = dict(cols=3, scale=2, n=5, pad=1)
-    assert np.array_equal(show_images(digits, **how), show_images(digits, **{k: kind(v) for k, v in how.items()}))
+    same = {k: kind(v) for k, v in how.items()}
+    assert np.array_equal(show_images(digits, **how), show_images(digits, **same))
     how = dict(bs=200, seed=4, start=3, rank=1, world=2)
     for draw in (batches, lambda data, **how: stream(TensorDataset(data.x, data.y), **how)):
         one, other = draw(digits, **how), draw(digits, **{k: kind(v) for k, v in how.items()})
         assert all(next(one)[1].equal(next(other)[1]) for _ in range(3))
 
 
-@pytest.mark.parametrize('call', [lambda n: spiral(n), lambda n: moons(seed=n), lambda n: load_data('digits', n=n),
-                                  lambda n: load_data('digits', size=n), lambda n: batches(spiral(10), bs=n),
-                                  lambda n: batches(spiral(10), seed=n)])
+@pytest.mark.parametrize('call', [
+    lambda n: spiral(n), lambda n: moons(seed=n), lambda n: load_data('digits', n=n),
+    lambda n: load_data('digits', size=n), lambda n: batches(spiral(10), bs=n),
+    lambda n: batches(spiral(10), seed=n)])
 def test_other_numbers_are_named(call):
     with pytest.raises(ValueError, match=r'=10.5: give a whole number; int\(...\)'):
         call(10.5)
 
 
 y = np.arange(4)
-forms = dict(list=y.tolist(), column=y[:, None], row=y[None], float=y.astype(float), uint8=y.astype(np.uint8),
-             onehot=np.eye(4), torch=torch.from_numpy(y), torch8=torch.from_numpy(y).byte(),
-             column_torch=torch.from_numpy(y)[:, None], half=torch.from_numpy(y).bfloat16())
+forms = dict(list=y.tolist(), column=y[:, None], row=y[None], float=y.astype(float),
+             uint8=y.astype(np.uint8), onehot=np.eye(4), torch=torch.from_numpy(y),
+             torch8=torch.from_numpy(y).byte(), column_torch=torch.from_numpy(y)[:, None],
+             half=torch.from_numpy(y).bfloat16())
 
 
 @pytest.mark.parametrize('form', forms)
@@ -339,9 +347,10 @@ def test_a_column_of_ones_is_no_one_hot_row():
     assert next(batches((spiral(4), np.ones((4, 1))), 4))[1].tolist() == [1]*4
 
 
-@pytest.mark.parametrize('labels, says', [(['cat', 'dog', 'cat', 'dog'], "labels are words, such as 'cat'.*numpy.unique"),
-                                          ([b'cat']*4, "words, such as 'cat'"), ([.5, 1, 2, 3], 'fractions'),
-                                          ([0, 1, 2, math.nan], 'fractions or NaN')])
+@pytest.mark.parametrize('labels, says', [
+    (['cat', 'dog', 'cat', 'dog'], "labels are words, such as 'cat'.*numpy.unique"),
+    ([b'cat']*4, "words, such as 'cat'"), ([.5, 1, 2, 3], 'fractions'),
+    ([0, 1, 2, math.nan], 'fractions or NaN')])
 def test_labels_that_are_no_numbers_are_refused(labels, says):
     with pytest.raises(ValueError, match=says):
         batches((spiral(4), labels))
@@ -364,12 +373,14 @@ def test_a_set_without_length_is_refused_with_the_remedy():
         def __iter__(self):
             yield torch.zeros(2)
     for endless in (Endless(), iter([torch.zeros(2)])):
-        with pytest.raises(ValueError, match=f'{type(endless).__name__} has no length.*endless loop of your own'):
+        says = f'{type(endless).__name__} has no length.*endless loop of your own'
+        with pytest.raises(ValueError, match=says):
             stream(endless)
 
 
 def test_one_tensor_in_a_tuple_is_data_without_labels():
-    for draw in (batches((spiral(10),), 5), batches([spiral(10)], 5), stream(TensorDataset(spiral(10)), 5)):
+    for draw in (batches((spiral(10),), 5), batches([spiral(10)], 5),
+                 stream(TensorDataset(spiral(10)), 5)):
         x0, y = next(draw)
         assert x0.shape == (5, 2) and y is None
 
@@ -381,8 +392,9 @@ def test_items_may_say_more_or_nothing():
     assert sorted(next(stream(items, 10))[1].tolist()) == [-1]*9 + [7]
 
 
-@pytest.mark.parametrize('items, says', [([{'image': torch.zeros(2), 'label': 1}], 'dicts of image, label: make them'),
-                                         ([torch.zeros(1, 4, k, dtype=torch.uint8) for k in (4, 5)], 'one size')])
+@pytest.mark.parametrize('items, says', [
+    ([{'image': torch.zeros(2), 'label': 1}], 'dicts of image, label: make them'),
+    ([torch.zeros(1, 4, k, dtype=torch.uint8) for k in (4, 5)], 'one size')])
 def test_items_of_another_kind_are_named(items, says):
     with pytest.raises(ValueError, match=says):
         stream(items)
@@ -412,7 +424,7 @@ def test_a_batch_waits_for_nothing_and_needs_no_float64():
     x = to_float(load_data('digits').x)
     with Count() as count:
         draw = batches((x, torch.zeros(1000, dtype=torch.uint8)), 16, flip=True)
-        assert count.reads <= 2
+        assert count.reads <= 1
         before = count.reads
         next(draw), next(draw)
         assert count.reads == before
