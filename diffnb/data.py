@@ -9,8 +9,12 @@ __all__ = ['spiral', 'moons', 's_curve', 'show_points', 'Images', 'to_float', 't
 # %% ../nbs/00_data.ipynb #d4884ddc
 import itertools
 import math
+import operator
 import os
 import re
+import sys
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -27,12 +31,23 @@ def _moons(t): # the first half of `t` goes to the outer moon, the rest to the i
     return np.concatenate([np.stack([np.cos(a), np.sin(a)], 1), np.stack([1 - np.cos(b), .5 - np.sin(b)], 1)])
 
 # %% ../nbs/00_data.ipynb #c3ab386c
+def _whole(name, value, least=0): # a whole number of any type (Python, NumPy, torch) -> int
+    try:
+        number = operator.index(value)
+    except (TypeError, ValueError):
+        raise ValueError(f'{name}={value!r}: give a whole number; int(...) makes one') from None
+    if number < least:
+        raise ValueError(f'{name}={number}: give a whole number from {least} on')
+    return number
+
 def _random(seed, *more): # NumPy promises that the numbers of its RandomState never change, whatever the version: a seed is for good
+    seed = _whole('seed', seed, -math.inf)
     if not 0 <= seed < 2**32: raise ValueError(f'seed {seed}: give a whole number from 0 to 2**32 - 1')
     return np.random.RandomState([seed, *more])
 
 def _cloud(curve, lo, hi, n, seed, noise):
     "`n` points of a curve over `t` in [`lo`, `hi`], with noise, then of mean 0 and standard deviation 1"
+    n = _whole('n', n, -math.inf)
     if n < 2: raise ValueError(f'n={n}: a cloud needs at least 2 points')
     if not 0 <= noise < math.inf: raise ValueError(f'noise={noise}: give a share of the standard deviation, 0 or more')
     rng = _random(seed)
@@ -67,6 +82,30 @@ def s_curve(
     return _cloud(_s_curve, -1.5*math.pi, 1.5*math.pi, n, seed, noise)
 
 # %% ../nbs/00_data.ipynb #58b7d5f0
+def _labels(y, n, where):
+    "Whole numbers of any type, as (n,), (n, 1) or (1, n), or one-hot rows (n, K) -> int64 (n,)"
+    if isinstance(y, Tensor):
+        y = y.detach().cpu()
+        y = y.double() if y.is_floating_point() else y
+    y = np.asarray(y)
+    if y.ndim == 2 and y.size == n and 1 in y.shape:
+        y = y.reshape(n)
+    if y.dtype.kind in 'US' and y.size:
+        raise ValueError(f'{where}: labels are words, such as {_word(y.flat[0])!r}: number them, '
+                         'with names, y = numpy.unique(words, return_inverse=True)')
+    if y.ndim == 2 and len(y) == n and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all():
+        y = y.argmax(1)
+    if y.shape != (n,):
+        raise ValueError(f'{where}: {n} items, but labels of shape {y.shape}: give one for each')
+    fraction = y.dtype.kind == 'f' and (not np.isfinite(y).all() or (y % 1).any())
+    if fraction or y.dtype.kind not in 'iubf':
+        what = 'hold fractions or NaN' if fraction else f'are {y.dtype}'
+        raise ValueError(f'{where}: labels {what}: give whole numbers, -1 for "no label"')
+    return torch.from_numpy(y.astype(np.int64))
+
+def _word(name): # a name as text: NumPy may hold it as bytes
+    return name.decode(errors='replace') if isinstance(name, bytes) else str(name)
+
 def show_points(
     x:Tensor,   # Points, `(N, 2)`
     y=None,     # Labels, `(N,)` whole numbers: a colour each, -1 ("no label") is grey; None: all alike
@@ -81,7 +120,7 @@ def show_points(
     if ax is None: ax = plt.subplots(figsize=(3.2, 3.2))[1]
     if y is not None:
         colours = np.array([*plt.get_cmap('tab10').colors, (.6, .6, .6)])
-        y = torch.as_tensor(y).cpu().numpy()
+        y = _labels(y, len(x), 'show_points').numpy()
         kwargs['c'] = colours[np.where(y < 0, 10, y % 10)]
     ax.scatter(*x.numpy().T, s=s, **kwargs)
     ax.set_aspect('equal')
@@ -95,7 +134,7 @@ class Images(NamedTuple):
     names:list=None   # `names[y]` is what label `y` is called; None when nobody knows
     def __repr__(self): # a set of 60,000 pictures must not be printed number by number
         parts = [f'{k}: {str(v.dtype)[6:]} {tuple(v.shape)}' for k, v in zip('xy', self[:2]) if isinstance(v, Tensor)]
-        names = [str(n) for n in self.names or []]
+        names = [_word(n) for n in self.names or []]
         if len(names) > 6: names = [*names[:3], '...', names[-1]]
         return f'Images({", ".join(parts + ["names: " + " ".join(names)]*bool(names))})'
 
@@ -134,7 +173,9 @@ def _tiles(x, n): # what `show_images` was given -> bytes (n, H, W, C)
 def _label(canvas, words, at): # write each word at its (x, y) in small letters
     from PIL import ImageDraw
     draw = ImageDraw.Draw(canvas)
-    for word, (x, y) in zip(words, at): draw.text((x, y), str(word), fill=0 if canvas.mode == 'L' else (0, 0, 0))
+    fill = 0 if canvas.mode == 'L' else (0, 0, 0)
+    for word, (x, y) in zip(words, at):
+        draw.text((x, y), _word(word), fill=fill)
     return canvas
 
 # %% ../nbs/00_data.ipynb #6aa7d1ef
@@ -148,15 +189,19 @@ def show_images(
 ):                  # A `PIL.Image`, which a notebook shows as it is
     "Pictures side by side in rows. Raises `ValueError` for what is no picture: wrong shape, dtype, NaN"
     from PIL import Image
-    n = n or (64 if isinstance(x, Images) else 1000)
+    n = _whole('n', n or (64 if isinstance(x, Images) else 1000), 1)
     if isinstance(x, Images):
-        if labels is None and x.y is not None: labels = [x.names[i] if x.names and i >= 0 else i for i in x.y[:n].tolist()]
+        if labels is None and x.y is not None:
+            labels = [x.names[i] if x.names and i >= 0 else i for i in x.y[:n].tolist()]
         x = x.x
+    if hasattr(labels, 'tolist'):       # an array or tensor: its numbers
+        labels = labels.tolist()
     x = _tiles(x, n)
-    scale = scale or max(1, round(48/x.shape[2]))
+    scale = _whole('scale', scale or max(1, round(48/x.shape[2])), 1)
+    pad = _whole('pad', pad)
     x = x.repeat(scale, 1).repeat(scale, 2)                       # nearest: a pixel stays a square
     N, h, w, C = x.shape
-    cols = min(cols or 10, N)
+    cols = min(_whole('cols', cols or 10, 1), N)
     head, rows = (0 if labels is None else 11), -(-N//cols)
     board = np.full((rows*(h + head + pad) + pad, cols*(w + pad) + pad, C), 235, np.uint8)
     at = [(pad + i % cols*(w + pad), pad + i//cols*(h + head + pad)) for i in range(N)]
@@ -164,14 +209,22 @@ def show_images(
     return _label(Image.fromarray(board[..., 0] if C == 1 else board), [] if labels is None else labels, [(l, t - 1) for l, t in at])
 
 # %% ../nbs/00_data.ipynb #3ad0de8c
+def _sides(size): # one number for a square, or two -> (height, width)
+    sides = [size]*2 if np.ndim(size) == 0 else list(size)
+    if len(sides) != 2:
+        raise ValueError(f'size {size}: give one side, or (height, width)')
+    h, w = (_whole('size', side, -math.inf) for side in sides)
+    if min(h, w) < 1:
+        raise ValueError(f'size {size}: give at least 1 pixel')
+    return h, w
+
 def to_size(
     x:Tensor, # uint8 `(N, C, H, W)`
     size,     # Side of the square in pixels, or (height, width)
 )->Tensor:    # uint8 `(N, C, size, size)`
     "Cut out the largest middle part of the right shape, then resize it (bicubic, antialiased). Raises `ValueError` for a size under 1, and for floats"
     _want_bytes(x, 'to_size')
-    h, w = (size, size) if isinstance(size, int) else size
-    if min(h, w) < 1: raise ValueError(f'size {size}: give at least 1 pixel')
+    h, w = _sides(size)
     H, W = x.shape[-2:]
     if (H, W) == (h, w): return x
     k = min(H/h, W/w)                                              # how often the wanted shape fits in
@@ -190,6 +243,7 @@ def to_channels(
 )->Tensor:             # uint8 `(N, channels, H, W)`
     "Grey to colour by repeating; colour to grey by the weights of the eye (ITU-R BT.601). Raises `ValueError` for other numbers, and for floats"
     _want_bytes(x, 'to_channels')
+    channels = None if channels is None else _whole('channels', channels)
     if channels not in (None, 1, 3) or x.shape[1] not in (1, 3):
         raise ValueError(f'{x.shape[1]} channels to {channels}: images have 1 (grey) or 3 (RGB)')
     if channels in (None, x.shape[1]): return x
@@ -198,47 +252,97 @@ def to_channels(
     return (x*eye).sum(1, keepdim=True).round().byte()
 
 # %% ../nbs/00_data.ipynb #75bc2715
-def _labels(y, n, where): # whole numbers (n,), or one-hot rows (n, K) -> int64 (n,)
-    y = np.asarray(y)
-    if y.ndim == 2 and len(y) == n and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all(): y = y.argmax(1)
-    if y.shape != (n,): raise ValueError(f'{where}: {n} items, but labels of shape {y.shape}: give one for each')
-    if y.dtype.kind not in 'iub': raise ValueError(f'{where}: labels are {y.dtype}: give whole numbers, -1 for "no label"')
-    return torch.from_numpy(y.astype(np.int64))
+def _range(arrays): # smallest and largest number of all the floating-point arrays together
+    floats = [a for a in arrays if a.dtype.kind == 'f' and a.size]
+    return min((a.min() for a in floats), default=0), max((a.max() for a in floats), default=0)
 
-def _bytes(a, where): # values as a file may hold them -> uint8
-    if a.dtype == np.uint8: return a
-    if a.dtype.kind != 'f': raise ValueError(f'{where}: images are {a.dtype}: save them as uint8, or as float in [0, 1] or [-1, 1]')
-    lo, hi = a.min(), a.max()
-    if not np.isfinite([lo, hi]).all(): raise ValueError(f'{where}: holds NaN or infinity: find and replace them')
-    if lo < -1 or hi > 1: raise ValueError(f'{where}: values from {lo:.4g} to {hi:.4g}: give uint8, or float in [0, 1] or [-1, 1]')
-    return np.round(a*255. if lo >= 0 else (a + 1.)*127.5).astype(np.uint8)
+def _black(lo, hi, where):
+    "Which number is black among floats from `lo` to `hi`: 0 or -1. Raises `ValueError` in doubt"
+    if not np.isfinite([lo, hi]).all():
+        raise ValueError(f'{where}: holds NaN or infinity: find and replace them')
+    said = f'{where}: values from {lo:.4g} to {hi:.4g}'
+    if lo < -1.001 or hi > 1.001:
+        raise ValueError(f'{said}: give uint8, or float in [0, 1] or [-1, 1]')
+    if -.5 < lo < -.001:
+        raise ValueError(f'{said}: this may be [0, 1] with some too dark, or [-1, 1] with nothing '
+                         'dark. Save x.clip(0, 1) if black is 0, and '
+                         "((x + 1)*127.5).round().astype('uint8') if black is -1")
+    return -1. if lo < -.001 else 0.
 
-def _nchw(a, where): # (N, H, W), (N, H, W, C) or (N, C, H, W) -> uint8 tensor (N, C, H, W)
-    if a.ndim not in (3, 4) or not a.size: raise ValueError(f'{where}: shape {a.shape}: images are (N, H, W), (N, H, W, C) or (N, C, H, W)')
-    if a.ndim == 3: a = a[:, None]
+def _bytes(a, where, black=None): # values as a file may hold them -> uint8
+    if a.dtype == np.uint8:
+        if a.max() == 1:
+            raise ValueError(f'{where}: bytes from 0 to 1, and white is 255: save x*255')
+        return a
+    if a.dtype.kind != 'f':
+        raise ValueError(f'{where}: images are {a.dtype}: '
+                         'save them as uint8, or as float in [0, 1] or [-1, 1]')
+    if black is None:
+        black = _black(*_range([a]), where)
+    return np.round((a - black)*(255/(1 - black))).clip(0, 255).astype(np.uint8)
+
+def _nchw(a, where, black=None):
+    "(N, H, W), (N, H, W, C) or (N, C, H, W) -> uint8 tensor (N, C, H, W)"
+    if a.ndim not in (3, 4) or not a.size:
+        raise ValueError(f'{where}: shape {a.shape}: '
+                         'images are (N, H, W), (N, H, W, C) or (N, C, H, W)')
+    if a.ndim == 3 and a.shape[2] in (1, 3) and a.shape[1] != a.shape[2]:
+        raise ValueError(f'{where}: shape {a.shape}: is this one picture (H, W, C)? '
+                         'A set is (N, H, W, C): save x[None]')
+    if a.ndim == 3:
+        a = a[:, None]
     first, last = a.shape[1] in (1, 3), a.shape[3] in (1, 3)
-    if first == last: raise ValueError(f'{where}: shape {a.shape}: just one of axis 1 and axis 3 must have length 1 (grey) or 3 (RGB)')
-    return torch.from_numpy(np.ascontiguousarray(_bytes(a if first else np.moveaxis(a, 3, 1), where)))
+    if first == last:
+        raise ValueError(f'{where}: shape {a.shape}: just one of axis 1 and axis 3 '
+                         'must have length 1 (grey) or 3 (RGB)')
+    a = a if first else np.moveaxis(a, 3, 1)
+    return torch.from_numpy(np.ascontiguousarray(_bytes(a, where, black)))
 
 # %% ../nbs/00_data.ipynb #03764812
 _instead = "use split='valid' with valid=.1, and the same valid= for split='train'"
 _keys = dict(x=('x', 'images', 'data', 'arr_0'), y=('y', 'labels'), names=('names', 'label_names', 'class_names'))
 
-def _find(arrays, what, part): # the array under any of its usual names, with or without _train or _test
-    return next((arrays[k] for name in _keys[what] for k in (f'{name}_{part}', name) if k in arrays), None)
+def _tell(text): # a warning that points at the line which called this package
+    frame, depth = sys._getframe(1), 2
+    while frame.f_back and frame.f_back.f_globals.get('__name__', '').startswith('diffnb.'):
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(text, stacklevel=depth + 1)
+
+def _some(names): # the first few of many names, and how many more
+    names = [str(name) for name in names]
+    return ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
+
+def _find(arrays, what, part): # the name, with _train or _test, of the array that is there, or None
+    plain = part == 'train' or what == 'names'          # these may do without _train
+    usual = [k for name in _keys[what] for k in (f'{name}_{part}', name) if plain or k != name]
+    return next((k for k in usual if k in arrays), None)
+
+def _has_test(arrays): return _find(arrays, 'x', 'test') is not None
 
 def _array_part(arrays, part, where): # a dict of arrays -> the Images of one part
-    if part == 'test' and not any(k.endswith('_test') for k in arrays):
+    if part == 'test' and not _has_test(arrays):
         raise ValueError(f'{where}: has no test part: {_instead}')
-    x, y, names = (_find(arrays, what, part) for what in _keys)
-    if x is None: raise ValueError(f'{where}: holds {", ".join(arrays)}: call the images x, and their labels y')
-    x = _nchw(x, where)
-    return Images(x, None if y is None else _labels(y, len(x), where), None if names is None else [str(s) for s in names])
+    x, y, names = (arrays.get(_find(arrays, what, part)) for what in _keys)
+    if x is None:
+        raise ValueError(f'{where}: holds {", ".join(arrays)}: '
+                         'call the images x, and their labels y')
+    pictures = [arrays[k] for p in ('train', 'test') if (k := _find(arrays, 'x', p))]
+    floats = any(a.dtype.kind == 'f' for a in pictures)
+    x = _nchw(x, where, _black(*_range(pictures), where) if floats else None)
+    y = None if y is None else _labels(y, len(x), where)
+    names = None if names is None else [_word(s) for s in names.ravel().tolist()]
+    if names and y is not None and y.max() >= len(names):
+        raise ValueError(f'{where}: label {y.max()}, but {len(names)} names, '
+                         f'the last for {len(names) - 1}: give a name for each')
+    return Images(x, y, names)
 
 def _join(parts): # several Images, one after the other
     if len(parts) == 1: return parts[0]
     ys = [p.y for p in parts]
-    return Images(torch.cat([p.x for p in parts]), None if any(y is None for y in ys) else torch.cat(ys), parts[0].names)
+    if any(y is not None for y in ys):                  # -1, "no label", for a part without labels
+        ys = [torch.full((len(p.x),), -1) if p.y is None else p.y for p in parts]
+    y = None if ys[0] is None else torch.cat(ys)
+    return Images(torch.cat([p.x for p in parts]), y, parts[0].names)
 
 # %% ../nbs/00_data.ipynb #a2783fd5
 def _array_file(fname, part): # .npy or .npz -> Images
@@ -248,11 +352,36 @@ def _array_file(fname, part): # .npy or .npz -> Images
         arrays = dict(x=a) if isinstance(a, np.ndarray) else {k: a[k] for k in a.files}
     except Exception as e:
         raise ValueError(f'{fname} is no .npy or .npz of plain arrays ({e}): save it with numpy.savez(fname, x=x, y=y)') from e
-    both = part == 'all' and any(k.endswith('_test') for k in arrays)
-    return _join([_array_part(arrays, p, fname) for p in (('train', 'test') if both else (part,))])
+    known = [_find(arrays, what, p) for what in _keys for p in ('train', 'test')]
+    aside = [f'{k} {a.shape}' for k, a in arrays.items() if k not in known]
+    parts = (['train'] + ['test']*_has_test(arrays)) if part == 'all' else [part]
+    data = _join([_array_part(arrays, p, fname) for p in parts])
+    if aside:
+        _tell(f'{fname}: left aside {_some(aside)}: images are read from x, labels from y, '
+              'their names from names. Save them so, with numpy.savez(fname, x=x, y=y)')
+    return data
 
 # %% ../nbs/00_data.ipynb #b08d5dc8
 _endings = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.ppm', '.pgm', '.tif', '.tiff')
+
+_systems = ('__macosx', '__pycache__', '@eadir', '#recycle', '$recycle.bin',
+            'system volume information', 'lost+found', 'thumbs.db', 'ehthumbs.db', 'desktop.ini')
+
+def _hidden(name): # hidden, or put there by an operating system or by Jupyter: never data
+    return name[:1] == '.' or name.lower() in _systems
+
+def _folders(folder): # names of the folders in a folder
+    with os.scandir(folder) as entries:
+        return sorted((e.name for e in entries if e.is_dir() and not _hidden(e.name)), key=_natural)
+
+def _walk(folder): # all the files below a folder, as paths that begin there; links are followed
+    found = []
+    for top, dirs, files in os.walk(folder, followlinks=True):
+        real = Path(top).resolve()
+        above = (real, *real.parents)                        # a link to one of these is a ring
+        dirs[:] = [d for d in dirs if not _hidden(d) and (real/d).resolve() not in above]
+        found += [Path(top, f).relative_to(folder) for f in files if not _hidden(f)]
+    return sorted(found, key=_natural)
 
 def _natural(f): # 'img10.png' comes after 'img9.png'
     return [int(s) if i % 2 else s.lower() for i, s in enumerate(re.split('([0-9]+)', str(f)))]
@@ -284,24 +413,104 @@ class _Folder: # the items of a list of files
     def __len__(self): return len(self.files)
     def __getitem__(self, i): return _open(self.files[i]), self.labels[i]
 
+_roles = dict(train=('train', 'training', 'trainset'), test=('test', 'testing', 'tests', 'testset'),
+              valid=('valid', 'val', 'validation', 'dev'))
+
+def _role(name):
+    "The part that the name of a folder speaks of (or None), and whether it says nothing else"
+    words = re.findall('[a-z]+', name.lower())
+    roles = {role for role, usual in _roles.items() if set(words) & set(usual)}
+    return (roles.pop() if len(roles) == 1 else None), len(words) == 1
+
+def _parts(names):
+    "Which of these folders are parts of a set: {name: role}; empty when they are classes"
+    roles = {name: _role(name)[0] for name in names}
+    roles = {name: role for name, role in roles.items() if role}
+    plain = any(_role(name)[1] for name in roles)                     # "train", not "bullet train"
+    return roles if plain or len(set(roles.values())) > 1 else {}
+
 def _homes(folder): # the folders that hold the parts: {'train': folder}, or folder/train and folder/test where they are
     if not folder.is_dir(): raise ValueError(f'no folder {folder.absolute()}: check the path')
-    inner = {f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != '.'}
-    if 'train' not in inner: return dict(train=folder)
-    other = sorted(inner - {'train', 'test'})
-    if other: raise ValueError(f'{folder}: holds a folder train beside {", ".join(other)}: keep only train and test, or give the path of train')
-    return {p: folder/p for p in ('train', 'test') if p in inner}
+    inner = _folders(folder)
+    roles = _parts(inner)
+    if not roles:
+        for d in inner:
+            deep = _parts(_folders(folder/d))
+            if len(set(deep.values())) > 1:
+                raise ValueError(f'{folder/d}: holds the parts {", ".join(deep)}: give load_data '
+                                 'the path of the folder that holds them, with the classes inside each part')
+        return dict(train=folder)
+    named = {role: name for name, role in roles.items()}
+    homes = {role: folder/named[role] for role in ('train', 'test') if role in named}
+    used = [home.name for home in homes.values()]
+    other = [name for name in inner if name not in used]
+    if other:
+        raise ValueError(f'{folder}: holds a folder {", ".join(used) or "that is a part"} beside '
+                         f'{", ".join(other)}: keep only one train and one test, or give the path '
+                         'of one part (a class of that name must be renamed)')
+    loose = [f for f in folder.iterdir() if f.suffix.lower() in _endings and not _hidden(f.name)]
+    if loose:
+        raise ValueError(f'{loose[0]} lies beside the folders {", ".join(used)}: '
+                         'move it into one of them')
+    return homes
+
+def _check_names(names, where): # names of classes that are none
+    hidden = [name for name in names if _hidden(name)]
+    if hidden:
+        raise ValueError(f'{where}: {hidden[0]} is no class, but a folder of the system: delete it')
+    parts = _parts(names)
+    if len(set(parts.values())) > 1:
+        raise ValueError(f'{where}: {", ".join(parts)} are parts of a set, not classes: '
+                         'give the path of one')
+    alike = {name.lower(): name for name in names}
+    twice = [name for name in names if alike[name.lower()] != name]
+    if twice:
+        raise ValueError(f'{where}: the classes {twice[0]} and {alike[twice[0].lower()]} '
+                         'differ only in capitals: give both one name')
+
+_papers = ('.md', '.rst', '.html', '.pdf', '.py', '.ipynb', '.sh',
+           '.zip', '.gz', '.tgz', '.tar', '.md5', '.sha256')
+
+def _aside(files): # those that may be pictures or labels and are not read, in words, or ''
+    papers = ('readme', 'license', 'licence', 'copying', 'citation')
+    read = (*_endings, *_papers)
+    other = [f for f in files if f.suffix.lower() not in read and f.stem.lower() not in papers]
+    if not other:
+        return ''
+    return (f'left aside {_some(other)}: pictures are read from files ending in '
+            f'{" ".join(_endings)} (convert HEIC, AVIF and others to PNG or JPEG), '
+            'and labels from the names of the folders alone')
+
+def _spoken(files):
+    "Words that begin the names of loose files and may be labels: cat.0.jpg, dog.0.jpg"
+    found = [re.fullmatch(r'(.*?[^\W_])[ ._-]+\d+', f.stem) for f in files]
+    if not all(found):
+        return []
+    counts = Counter(m[1] for m in found)
+    return sorted(counts, key=_natural) if len(counts) > 1 and min(counts.values()) > 1 else []
 
 def _folder(folder, part): # a folder of images -> its files with their labels
     homes = _homes(folder)
-    if part not in ('all', *homes): raise ValueError(f'{folder}: has no {part} part: {_instead}')
-    found = {p: sorted((f.relative_to(h) for f in h.rglob('*') if f.suffix.lower() in _endings and f.name[0] != '.'), key=_natural)
-             for p, h in homes.items()}
+    if part not in ('all', *homes):
+        instead = _instead if part == 'test' else f'give the path of {homes["test"]}'
+        raise ValueError(f'{folder}: has no {part} part: {instead}')
+    files = {p: _walk(h) for p, h in homes.items()}
+    found = {p: [f for f in fs if f.suffix.lower() in _endings] for p, fs in files.items()}
     names = sorted({f.parts[0] for fs in found.values() for f in fs if len(f.parts) > 1}, key=_natural)
-    pick = [(homes[p]/f, f.parts) for p in (homes if part == 'all' else [part]) for f in found[p]]
-    if not pick: raise ValueError(f'{folder}: no images in it, that is, no files ending in {" ".join(_endings)}')
+    asked = homes if part == 'all' else [part]
+    pick = [(homes[p]/f, f.parts) for p in asked for f in found[p]]
+    aside = _aside([f for p in asked for f in files[p]])
+    if not pick:
+        raise ValueError(f'{folder}: no images in it, that is, no files ending in '
+                         f'{" ".join(_endings)}' + (aside and f'; {aside}'))
     loose = [f for f, parts in pick if len(parts) == 1]
     if names and loose: raise ValueError(f'{loose[0]} lies beside the class folders {", ".join(names[:5])}: move it into one of them')
+    _check_names(names, folder)
+    if aside:
+        _tell(f'{folder}: {aside}')
+    if not names and (spoken := _spoken(loose)):
+        _tell(f'{folder}: no labels, although the names of the files begin with {_some(spoken)}: '
+              'if these are classes, move the files into a folder for each')
     return _Files(_Folder([f for f, _ in pick], [names.index(parts[0]) if names else None for _, parts in pick]), names or None)
 
 # %% ../nbs/00_data.ipynb #28ea229f
@@ -369,7 +578,7 @@ def _digits(part): # scikit-learn's 1,797 digits -> Images (N, 1, 8, 8): 1,000 t
 
 # %% ../nbs/00_data.ipynb #07a6098c
 def _hold(n, share, seed): # the numbers below n in two lots, each in order: the rest, and a share drawn by seed
-    k = round(n*share) if 0 < share < 1 else 0
+    k = round(n*float(share)) if 0 < share < 1 else 0
     if k in (0, n): raise ValueError(f'a share of {share} of {n} images leaves one part empty: give a fraction such as .1')
     order = _random(seed).permutation(n)
     return np.sort(order[k:]), np.sort(order[:k])
@@ -400,13 +609,14 @@ def _choose(count, split, valid, n, seed): # which of `count` items make the spl
     idx = np.arange(count)
     if valid and split in ('train', 'valid'): idx = _hold(count, valid, seed)[split == 'valid']
     if n is None: return idx
+    n = _whole('n', n, -math.inf)
     if not 0 < n <= len(idx): raise ValueError(f'n={n}: the split {split} has {len(idx)} images')
     return np.sort(_random(seed, 1).permutation(idx)[:n])
 
 # %% ../nbs/00_data.ipynb #c1f50ea6
 def load_data(
     name,               # 'digits', 'mnist', 'fashion_mnist', 'cifar10', 'celeba', 'flowers102', 'pets', or a folder, .npy or .npz;
-                        # floats in a file are read as [0, 1], or as [-1, 1] if any of them is negative
+                        # floats in a file are [0, 1], or [-1, 1] if they go down to -0.5 or below
     split='train',      # 'train'; 'test'; 'valid': what `valid` holds out of the training part; 'all': training part and test part
     root=None,          # Folder of the downloads, None: that of environment variable DIFFNB_DATA, or ~/.cache/diffnb; a relative path starts here
     size=None,          # Side in pixels, or (height, width); None: 16 for digits, 64 for the sets of photographs, else as they are
@@ -442,10 +652,14 @@ def _order(n, bs, seed, start, rank, world): # endless (which items, heads or ta
         yield torch.from_numpy(idx), torch.from_numpy(coin)
 
 def _check_order(n, bs, seed, start, rank, world):
+    "The same settings as plain numbers (NumPy's can overflow). Raises `ValueError`"
+    given = dict(bs=bs, seed=seed, start=start, rank=rank, world=world)
+    bs, seed, start, rank, world = (_whole(name, k, -math.inf) for name, k in given.items())
     if n < 1: raise ValueError('no data: the set is empty')
     if bs < 1 or start < 0: raise ValueError(f'bs={bs}, start={start}: a batch has at least 1 item, and the first batch is number 0')
     if not 0 <= rank < world or bs % world: raise ValueError(f'rank={rank}, world={world}, bs={bs}: rank is below world, and world divides bs')
     _random(seed)
+    return bs, seed, start, rank, world
 
 # %% ../nbs/00_data.ipynb #918242a3
 def _ready(x, coin, flip): # as it lies in the set -> float32, bytes in [-1, 1], flipped where the coin says so
@@ -456,14 +670,23 @@ def _check_x(x, flip):
     if x.ndim < 2 or (x.dtype == torch.uint8 or flip) and x.ndim != 4:
         raise ValueError(f'x has shape {tuple(x.shape)}: points are (N, D), images (N, C, H, W); only images are bytes, or can be flipped')
     if x.dtype != torch.uint8 and not x.is_floating_point(): raise ValueError(f'x is {x.dtype}: give uint8 (0 to 255) or floating point')
-    if x.is_floating_point() and not x.isfinite().all(): raise ValueError('x holds NaN or infinity: find and replace them before training')
-    if x.is_floating_point() and x.ndim == 4 and (x.abs() > 10).any():
-        raise ValueError(f'x goes from {x.min():.4g} to {x.max():.4g}: images are near [-1, 1]: give uint8, or divide')
+    if not x.is_floating_point() or not x.numel():
+        return
+    lo, hi = torch.stack([x.min(), x.max()]).tolist()                # one wait for the device
+    if not math.isfinite(lo) or not math.isfinite(hi):
+        raise ValueError('x holds NaN or infinity: find and replace them before training')
+    if x.ndim == 4 and (lo < -10 or hi > 10):
+        raise ValueError(f'x goes from {lo:.4g} to {hi:.4g}: images are near [-1, 1]: '
+                         'give uint8, or divide')
+    if x.ndim == 4 and len(x) > 3 and -.001 <= lo < hi <= 1.001:      # a few may all be bright
+        _tell(f'no value below 0 (from {lo:.3g} to {hi:.3g}): are these images in [0, 1]? '
+              'They must be in [-1, 1]: give 2*x - 1')
 
 def _xy(data): # Images, a tensor or (x, y) -> x, and y as int64 or None
-    x, y = data[:2] if isinstance(data, (tuple, list)) else (data, None)
+    x, y = (*data, None)[:2] if isinstance(data, (tuple, list)) else (data, None)
     if not isinstance(x, Tensor): raise ValueError(f'cannot draw from a {type(x).__name__}: give Images, a tensor or (x, y); a Dataset goes to stream')
-    if y is not None: y = _labels(y.cpu() if isinstance(y, Tensor) else y, len(x), 'batches').to(x.device)
+    if y is not None:
+        y = _labels(y, len(x), 'batches').to(x.device)
     return x, y
 
 # %% ../nbs/00_data.ipynb #59291fe1
@@ -476,10 +699,11 @@ def batches(
     rank:int=0,      # Which of several processes this is: it gets its slice of every batch
     world:int=1,     # How many processes there are
 ):                   # Endless iterator of (x0 `(bs/world, ...)` float32: bytes in [-1, 1], points as they are; y `(bs/world,)` int64 or None)
-    "Shuffled batches for ever; batch i depends on (seed, i) alone. Raises `ValueError`, at once, for data that is empty, not finite, far out of range or no data"
+    """Shuffled batches for ever; batch i depends on (seed, i) alone. Raises `ValueError`, at once,
+    for data that is empty, not finite, far out of range or no data. Warns of images in [0, 1]"""
     x, y = _xy(data)
     _check_x(x, flip)
-    _check_order(len(x), bs, seed, start, rank, world)
+    bs, seed, start, rank, world = _check_order(len(x), bs, seed, start, rank, world)
     def draw():
         for idx, coin in _order(len(x), bs, seed, start, rank, world):
             idx = idx.to(x.device)
@@ -487,8 +711,36 @@ def batches(
     return draw()
 
 # %% ../nbs/00_data.ipynb #b797d751
+def _pair(item, where): # an item of a data set -> (x, y or None)
+    if isinstance(item, dict):
+        raise ValueError(f'{where}: items are dicts of {", ".join(map(str, item))}: '
+                         'make them (x, y), a tensor and a whole number')
+    x, y = (*item, None)[:2] if isinstance(item, (tuple, list)) else (item, None)
+    if not isinstance(x, Tensor):
+        raise ValueError(f'items are of type {type(x).__name__}: make them tensors, with '
+                         'transform=torchvision.transforms.PILToTensor()')
+    return x, y
+
+def _stack(items): # items of a data set -> x, and y or None
+    xs, ys = zip(*(_pair(item, 'stream') for item in items))
+    shapes = sorted({tuple(x.shape) for x in xs})
+    if len(shapes) > 1:
+        raise ValueError(f'stream: items of shapes {shapes[0]} and {shapes[-1]}: '
+                         'bring them to one size, by a transform')
+    if all(y is None for y in ys):
+        return torch.stack(xs), None
+    ys = [-1 if y is None else y.tolist() if isinstance(y, Tensor) else y for y in ys]
+    return torch.stack(xs), _labels(ys, len(ys), 'stream')
+
+def _check_set(dataset, flip): # a look at some of the items, from all over the set
+    _check_names([str(name) for name in getattr(dataset, 'classes', None) or []], 'stream')
+    some = [dataset[int(i)] for i in np.linspace(0, len(dataset) - 1, min(len(dataset), 8)).round()]
+    x, _ = _stack(some)
+    _check_x(x, flip)
+
 def stream(
-    dataset,         # A torch `Dataset` with a length, whose items are x or (x, y): x a tensor, y a whole number
+    dataset,         # A torch `Dataset` with a length; its items are x or (x, y), a tensor and a
+                     # whole number (or None)
     bs:int=128,      # Items in a batch (of all processes together)
     seed:int=0,      # Decides the order and the flips
     start:int=0,     # Number of the first batch, to resume
@@ -497,18 +749,22 @@ def stream(
     world:int=1,     # How many processes there are
     workers:int=0,   # Helper processes that read ahead
 ):                   # Endless iterator, as from `batches`
-    "What `batches` does, but read item by item. Raises `ValueError`, at once, for an empty set and for items that are no tensors"
-    from torch.utils.data import DataLoader
-    _check_order(len(dataset), bs, seed, start, rank, world)
-    item = dataset[0]
-    x = item[0] if isinstance(item, (tuple, list)) else item
-    if not isinstance(x, Tensor):
-        raise ValueError(f'items are of type {type(x).__name__}: make them tensors, with transform=torchvision.transforms.PILToTensor()')
-    _check_x(x[None], flip)
+    """What `batches` does, but read item by item. Raises `ValueError`, at once, for an empty set,
+    a set without length, and items that are no tensors"""
+    from torch.utils.data import DataLoader, IterableDataset
+    counted = hasattr(dataset, '__len__') and hasattr(dataset, '__getitem__')
+    if isinstance(dataset, IterableDataset) or not counted:
+        raise ValueError(f'a {type(dataset).__name__} has no length and no item number i, so it '
+                         'cannot be shuffled or resumed: give a Dataset with __len__ and __getitem__, '
+                         'or hand train an endless loop of your own over (x0, y)')
+    bs, seed, start, rank, world = _check_order(len(dataset), bs, seed, start, rank, world)
+    workers = _whole('workers', workers)
+    _check_set(dataset, flip)
     def order(): return _order(len(dataset), bs, seed, start, rank, world)
-    loader = DataLoader(dataset, batch_sampler=(idx.tolist() for idx, _ in order()), num_workers=workers, generator=torch.Generator())
+    places = (idx.tolist() for idx, _ in order())
+    loader = DataLoader(dataset, batch_sampler=places, num_workers=workers, collate_fn=_stack,
+                        generator=torch.Generator())
     def draw():
-        for item, (_, coin) in zip(loader, order()):
-            x, y = item if isinstance(item, (tuple, list)) else (item, None)
-            yield _ready(x, coin, flip), None if y is None else y.long()
+        for (x, y), (_, coin) in zip(loader, order()):
+            yield _ready(x, coin, flip), y
     return draw()
