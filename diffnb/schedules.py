@@ -8,7 +8,7 @@ __all__ = ['schedules', 'linear_beta', 'quadratic_beta', 'constant_beta', 'from_
            'log_snr', 'betas', 'between', 'path', 'timestep', 'from_cfg']
 
 # %% ../nbs/02_schedules.ipynb #045a155e
-import functools, inspect, math, warnings
+import functools, inspect, math, operator, warnings
 import torch
 from torch import Tensor
 
@@ -45,10 +45,13 @@ class Schedule:
         "Angles at the times `t`; or, without times, a copy with the settings bound. Raises `ValueError` for an unknown or impossible setting"
         unknown = set(settings) - set(inspect.signature(self.fn).parameters)
         if unknown: raise ValueError(f'{self.name} has no setting {", ".join(unknown)}: it is {self.name}{inspect.signature(self.fn)}')
+        settings = {k: _number(v) for k, v in settings.items()}
         if t is None: return self.check(Schedule(self.fn, self.spacing, {**self.bound, **settings}))
         if not isinstance(t, Tensor): t = torch.tensor(t, dtype=torch.float64)
         t = t.to(torch.float64 if t.device.type == 'cpu' else torch.float32)   # not every device has float64
-        if t.numel() and not (t.min() >= 0 and t.max() <= 1): raise ValueError(f'times lie between 0 and 1, not {t.min():.3g} to {t.max():.3g}')
+        look = t.device.type == 'cpu' and t.numel()         # another device would have to wait for us
+        if look and not (t.min() >= 0 and t.max() <= 1):
+            raise ValueError(f'times lie between 0 and 1, not {t.min():.3g} to {t.max():.3g}')
         return self.fn(t, **{**self.bound, **settings})
 
     def check(self, new):
@@ -68,9 +71,15 @@ class Schedule:
     def cfg(self):
         "Name and settings as JSON would have them: `from_cfg` reads it"
         return dict(name=self.name, **{k: _plain(v) for k, v in self.settings.items()})
-    def __reduce__(self): return from_cfg, (self.cfg,)
-    def __eq__(self, other): return isinstance(other, Schedule) and self.cfg == other.cfg
-    def __hash__(self): return hash(str(self.cfg))
+    def __reduce__(self):
+        entry = getattr(schedules.get(self.name), 'fn', None)
+        if _address(entry) == _address(self.fn): return from_cfg, (self.cfg,)
+        return Schedule, (self.fn, self.spacing, self.bound)     # never decorated
+    def __copy__(self): return self                              # a schedule never changes
+    def __deepcopy__(self, memo): return self
+    def _key(self): return self.fn, [_frozen(v) for v in self.settings.values()]
+    def __eq__(self, other): return isinstance(other, Schedule) and self._key() == other._key()
+    def __hash__(self): return hash(self.fn)
     def __repr__(self): return f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in self.bound.items())})"
 
 # %% ../nbs/02_schedules.ipynb #c0d7e4bb
@@ -79,6 +88,24 @@ def _plain(v):
     if hasattr(v, 'tolist'): return v.tolist()
     if isinstance(v, Schedule): return v.cfg
     return [_plain(o) for o in v] if isinstance(v, (tuple, list)) else v
+
+def _number(v):
+    "A setting, and a plain number where NumPy or torch wrapped one"
+    return v.item() if getattr(v, 'ndim', None) == 0 else v
+
+def _frozen(v):
+    "A setting that can be a key"
+    if hasattr(v, 'tolist'): v = v.tolist()
+    return tuple(_frozen(o) for o in v) if isinstance(v, (list, tuple)) else v
+
+def _address(fn):
+    "Where a function was defined; a cell that runs again defines it at the same address"
+    return getattr(fn, '__module__', None), getattr(fn, '__qualname__', None)
+
+def _whole(n):
+    "A whole number of any integer type as an `int`; None for everything else"
+    try: return operator.index(n)
+    except TypeError: return None
 
 def _short(v):
     "A setting in a few words"
@@ -109,7 +136,7 @@ def cosine(
     return start + (end - start)*t
 
 # %% ../nbs/02_schedules.ipynb #01c96d38
-@functools.lru_cache(64)
+@functools.lru_cache(64, typed=True)
 def _table(make, *settings):
     "The T+1 angles of a schedule that is given by steps, from 0 (clean) on"
     beta = make(*settings)
@@ -140,16 +167,12 @@ def _from_recipe(fn, recipe):
     curve.steps = lambda **settings: len(_table(recipe, *(_frozen(settings[k]) for k in names))) - 1
     return schedule(curve)
 
-def _frozen(v):
-    "A setting that can be a key"
-    if hasattr(v, 'tolist'): v = v.tolist()
-    return tuple(_frozen(o) for o in v) if isinstance(v, (list, tuple)) else v
-
 # %% ../nbs/02_schedules.ipynb #bd1d1772
 def _linear(T, beta, scale):
     "T betas from the first to the last, perhaps times 1000/T"
     if not (hasattr(beta, '__len__') and len(beta) == 2 and min(beta) >= 0): raise ValueError(f'beta={beta}: give the first and the last, such as (1e-4, .02)')
-    if not (isinstance(T, int) and T > 0): raise ValueError(f'T={T!r}: give the number of steps, a whole number from 1 on')
+    if (_whole(T) or 0) < 1:
+        raise ValueError(f'T={T!r}: give the number of steps, a whole number from 1 on, such as int(T)')
     k = 1000/T if scale else 1
     return torch.linspace(beta[0]*k, beta[1]*k, T, dtype=torch.float64)
 
@@ -255,7 +278,8 @@ def plot_schedules(
     fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4), width_ratios=[1.15, 1], layout='constrained')
     fine, stops = torch.linspace(0, 1, 400).double(), torch.linspace(0, 1, n + 1).double()
     for i, (name, curve) in enumerate(curves.items()):
-        left.plot(fine, torch.rad2deg(curve(fine)), color=f'C{i}', label=name)
+        style = ('-', '--', ':')[i % 3]                      # so that none can hide another
+        left.plot(fine, torch.rad2deg(curve(fine)), style, color=f'C{i}', label=name)
         phi, r = curve(stops), 1 + .07*i
         right.plot(r*phi.cos(), r*phi.sin(), 'o', ms=3, color=f'C{i}')
     left.set(xlabel='time t', ylabel='angle in degrees', yticks=range(0, 91, 15)); left.grid(alpha=.3); left.legend(fontsize=8)
@@ -287,8 +311,11 @@ def betas(
     T=None,    # Number of steps; the schedule's own when it has one
 ):             # `(T,)` betas, float64
     "The share of variance that each of T steps replaces: DDPM's view of any schedule"
-    T = T or getattr(schedule, 'T', None)
-    if not T: raise ValueError(f'{schedule} is not made of steps: say how many you want, betas(schedule, T=1000)')
+    if T is None: T = getattr(schedule, 'T', None)
+    if T is None: raise ValueError(f'{schedule} is not made of steps: say how many you want, betas(schedule, T=1000)')
+    if (_whole(T) or 0) < 1:
+        raise ValueError(f'T={T!r}: give the number of steps, a whole number from 1 on, such as int(T)')
+    T = _whole(T)
     phi = schedule(torch.arange(T + 1).double()/T)
     log_cos = torch.cat([torch.zeros(1).double(), phi[1:].cos().log()])   # the walk starts clean
     return -torch.expm1(2*log_cos.diff())
@@ -360,7 +387,9 @@ def path(
 )->Tensor:        # `(n+1,)` angles in radians, float64, falling; the last is exactly 0
     "The angles of a walk from noise to data: n calls and then the clean end. Warns when the start is not noise"
     T = getattr(check_curve(schedule), 'T', None)
-    if not (isinstance(n, int) and n >= 1): raise ValueError(f'n={n!r}: a path has a whole number of steps, 1 or more')
+    if (_whole(n) or 0) < 1:
+        raise ValueError(f'n={n!r}: a path has a whole number of steps, 1 or more; int(n) makes one')
+    n = _whole(n)
     if T and n > T: raise ValueError(f'n={n}: this schedule has only {T} steps; take n up to {T}, or a schedule with a larger T')
     t = _times(spacing or getattr(schedule, 'spacing', 'trailing'), n, T)
     phi = torch.as_tensor(schedule((t + 1)/T if T else t)).double()
@@ -371,14 +400,16 @@ def path(
 def timestep(
     schedule, # A `Schedule` made of T steps (its `.T` is not None)
     phi,      # Angle(s) in radians
-)->Tensor:    # DDPM's 0-based timesteps, float64: whole numbers at the entries of the table, -1 at 0 degrees, straight lines between
+)->Tensor:    # DDPM's 0-based timesteps, float64 on a CPU: -1 at 0 degrees, straight lines between entries
     "The inverse of a schedule made of steps: which timestep has this angle? Raises `ValueError` for a schedule without steps"
     if not getattr(schedule, 'T', None): raise ValueError(f'{schedule} is not made of steps and has no timesteps: use one from betas, such as linear_beta')
     phi = torch.as_tensor(phi)
-    table = schedule(torch.arange(schedule.T + 1).double()/schedule.T).to(phi.device)
-    p = phi.to(table).clamp(table[0], table[-1])
+    # not every device has float64
+    kind = torch.float64 if phi.device.type == 'cpu' else torch.promote_types(phi.dtype, torch.float32)
+    table = schedule(torch.arange(schedule.T + 1).double()/schedule.T).to(kind).to(phi.device)
+    p = phi.to(kind).clamp(table[0], table[-1])
     k = torch.searchsorted(table, p.contiguous()).clamp(1, schedule.T)
-    share = (p - table[k - 1]) / (table[k] - table[k - 1]).clamp_min(1e-300)
+    share = (p - table[k - 1]) / (table[k] - table[k - 1]).clamp_min(torch.finfo(kind).tiny)
     return k - 2 + share
 
 # %% ../nbs/02_schedules.ipynb #a003372a
