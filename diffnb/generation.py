@@ -28,7 +28,7 @@ def choose_seeds(
     seeds=None, # None: fresh ones, drawn from torch's global generator; a whole number: that one and those after it; a list: one for each
 )->list:        # n whole numbers
     "The seed of every image. Raises `ValueError` for a list of another length, and for what is no whole number"
-    n = _whole(n, 'n', 1, 'a whole number of images')
+    n = _whole(n, 'n', 1, 'a whole number of images, 1 or more')
     if seeds is None: return torch.randint(2**62, (n,)).tolist()
     try: first = _whole(seeds, 'seeds') if not hasattr(seeds, '__len__') or getattr(seeds, 'ndim', 1) == 0 else None
     except ValueError: raise ValueError(f'seeds={seeds!r:.60}: give a whole number, or one for each image') from None
@@ -128,7 +128,8 @@ def walk(
     unknown = [k for k in more if k not in takes]
     if unknown: raise ValueError(f'{getattr(sampler, "__name__", sampler)} has no setting {", ".join(unknown)}: it takes {", ".join(list(takes)[3:]) or "none"}')
     denoise = told(model, cond, w, clip, rescale)
-    return sampler(Around(denoise, _resting(denoise)), x, stops(model, calls, sampler, spacing), **more)
+    asked = _resting(denoise)                                                 # also for samplers that are not ours
+    return sampler(denoise if asked is denoise else Around(denoise, asked), x, stops(model, calls, sampler, spacing), **more)
 
 # %% ../nbs/14_generation.ipynb #0b3ff1ca
 def _part(value, some, n):

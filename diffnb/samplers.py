@@ -59,14 +59,14 @@ def _resting(denoise):
     return ask
 
 # %% ../nbs/04_samplers.ipynb #c75f3a18
-def _whole(value, name, least=None, what='a whole number'):
+def _whole(value, name, least=None, what=None):
     "A whole number of any kind (Python, NumPy, torch) as an int"
     try:
         if isinstance(value, bool) or 'bool' in str(getattr(value, 'dtype', '')): raise TypeError
         n = operator.index(value)
     except (TypeError, ValueError): n = None
     if n is None or least is not None and n < least:
-        raise ValueError(f'{name}={value!r}: give {what}' + (f', {least} or more' if least is not None else ''))
+        raise ValueError(f'{name}={value!r}: give ' + (what or 'a whole number' + (f', {least} or more' if least is not None else '')))
     return n
 
 def _share(eta):
