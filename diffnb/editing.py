@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .angle import Guess, mix, unmix
-from .samplers import Step, _pairs, last
+from .guidance import _own
+from .samplers import Step, _angles, _pairs, _resting, _whole, last
 
 # %% ../nbs/13_editing.ipynb #2d4f961f
 def _seen(y, what):
@@ -62,8 +63,7 @@ def zigzag(
 )->Tensor:         # A longer path with the same ends, float64. The last step is taken once: no model is asked at 0
     "RePaint's schedule (Lugmayr et al. 2022, arXiv:2201.09865). Raises ValueError for a path that does not fall, bad numbers, and a deterministic sampler"
     a = _falling(angles)
-    for name, n in dict(back=back, times=times).items():
-        if not isinstance(n, int) or n < 1: raise ValueError(f'{name}={n!r}: give a whole number from 1 on')
+    back, times = (_whole(n, name, 1, 'a whole number from 1 on') for name, n in dict(back=back, times=times).items())
     if sampler is not None and not _renoises(sampler):
         raise ValueError(f'{getattr(sampler, "__name__", sampler)} draws no noise on the way up: it would walk back to where it came from and decide nothing anew. '
                          'Take ddpm, or partial(ddim, eta=1.); settings are given with partial, not lambda')
@@ -76,8 +76,7 @@ def zigzag(
 # %% ../nbs/13_editing.ipynb #6f2de8c8
 def _falling(angles):
     "A path, float64 on the CPU. Raises ValueError where it does not fall"
-    a = torch.as_tensor(angles, dtype=torch.float64, device='cpu')
-    list(_pairs(a))                                                     # says what is wrong with the numbers
+    a = _angles(angles)                                                 # says what is wrong with the numbers
     if not (a.diff() < 0).all(): raise ValueError('these angles do not fall all the way: give a plain path, such as path(model.schedule, 20)')
     return a
 
@@ -100,7 +99,7 @@ def shrink(
     k:int,     # How many times smaller: blocks of k x k pixels become one
 )->Operator:   # `(B, C, H, W)` -> `(B, C, H/k, W/k)`
     "Means of blocks, and back by repeating. Raises ValueError for a k that does not divide the picture"
-    if not isinstance(k, int) or k < 1: raise ValueError(f'k={k!r}: give a whole number from 1 on, such as 4')
+    k = _whole(k, 'k', 1, 'a whole number from 1 on, such as 4')
     def A(x):
         if x.ndim != 4 or x.shape[2] % k or x.shape[3] % k: raise ValueError(f'x has shape {tuple(x.shape)}: this takes pictures (B, C, H, W) with sides that are multiples of {k}')
         return F.avg_pool2d(x, k)
@@ -138,8 +137,9 @@ def match(
     op,        # The `Operator` that measured it; a whole number k is `shrink(k)`
 )->Callable:   # `fix`: a guess of x0 `(B, ...)` -> the nearest one that measures `y`
     "Restoration without training, for `project`: x0 + A+(y - A x0). DDNM (Wang et al. 2022, arXiv:2212.00490); with `shrink`, super-resolution"
-    op = shrink(op) if isinstance(op, int) else op
-    if not isinstance(op, Operator): raise ValueError(f'op={op!r}: give an Operator, such as blur(1.5), or a whole number k for shrink(k)')
+    if not isinstance(op, Operator):
+        try: op = shrink(op)
+        except ValueError: raise ValueError(f'op={op!r}: give an Operator, such as blur(1.5), or a whole number k for shrink(k)') from None
     y = _seen(y, 'y')
     def fix(x0):
         seen = op.A(x0)
@@ -151,7 +151,7 @@ def lowest(
     denoise,  # A denoiser of any kind: a model, something around one, an oracle
 )->float:     # Angle in radians
     "The smallest angle that a denoiser was trained at: `schedule(0)` of its model; 0 for an oracle, which knows them all"
-    while not hasattr(denoise, 'schedule') and (inner := getattr(denoise, 'func', getattr(denoise, 'module', None))): denoise = inner
+    while not hasattr(denoise := _own(denoise), 'schedule') and hasattr(denoise, 'func'): denoise = denoise.func
     schedule = getattr(denoise, 'schedule', None)
     return float(schedule(0.)) if schedule else 0.
 
@@ -180,7 +180,6 @@ def _up(x, eps, lo, hi):
     return mix(unmix(x, eps, lo, 'eps').x0, eps, hi)
 
 # %% ../nbs/13_editing.ipynb #ca3f8baa
-@torch.no_grad()
 def invert(
     denoise,       # `(x, phi) -> Guess`
     x0:Tensor,     # Pictures, in the coordinates of the walk, `(B, ...)`; or mixtures, if the path ends above 0
@@ -189,8 +188,13 @@ def invert(
 )->Iterator[Step]: # n+1 Steps, the last at `angles[0]`: its `x` is the noise; n*(1 + refine) calls of `denoise`
     "DDIM inversion (Song et al. 2020, arXiv:2010.02502, section 4.3). Raises ValueError for angles below what the model was trained at, and for x0 that is no picture"
     a, x = _falling(angles), _seen(x0, 'x0')
-    if not isinstance(refine, int) or refine < 0: raise ValueError(f'refine={refine!r}: give a whole number, 0 or more')
+    refine = _whole(refine, 'refine', 0)
     _check_trained(float(a[a > 0].min()), denoise, 'the path goes to')
+    return _invert(_resting(denoise), x, a, refine)
+
+@torch.no_grad()
+def _invert(denoise, x, a, refine):
+    "The steps of `invert`, once all is checked"
     for lo, hi in _pairs(a.flip(0)):
         guess = denoise(x, lo if lo > 0 else hi)
         yield Step(x, guess.x0, lo)
@@ -209,11 +213,11 @@ def slerp(
 )->Tensor:    # Between them along the circle, shaped as `a`
     "Spherical interpolation, item by item. Raises ValueError for shapes that differ, a noise of zeros, or opposite ones"
     if a.shape != b.shape: raise ValueError(f'a has shape {tuple(a.shape)} and b {tuple(b.shape)}: they must agree')
-    u, v = (F.normalize(_seen(z, name).flatten(1).double(), dim=1) for z, name in ((a, 'a'), (b, 'b')))
+    u, v = (F.normalize(_seen(z, name).flatten(1).cpu().double(), dim=1) for z, name in ((a, 'a'), (b, 'b')))
     if not (u.norm(dim=1).min() > 0 and v.norm(dim=1).min() > 0): raise ValueError('a noise of zeros has no direction: give noise, such as randn(shape)')
-    t = torch.as_tensor(t, dtype=torch.float64, device=a.device)
+    t = t.cpu().double() if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
     if t.ndim > 1 or t.ndim and t.shape != a.shape[:1] or not t.isfinite().all(): raise ValueError(f't={t.tolist()}: give one number, or one for each of the {len(a)} items')
     between = 2*torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))                   # (B,): exact for small angles too
     if between.max() > math.pi - 1e-6: raise ValueError('a and b are opposite: no way between them is shorter than the others; go by way of a third noise')
-    rate = lambda s: torch.where(between > 1e-9, torch.sin(s*between)/torch.sin(between.clamp_min(1e-9)), s).to(a.dtype).view(-1, *[1]*(a.ndim - 1))
+    rate = lambda s: torch.where(between > 1e-9, torch.sin(s*between)/torch.sin(between.clamp_min(1e-9)), s).to(a).view(-1, *[1]*(a.ndim - 1))
     return rate(1 - t)*a + rate(t)*b

@@ -11,17 +11,14 @@ import functools
 import html
 import inspect
 import math
-import numbers
 import threading
-from contextlib import contextmanager
 from typing import Iterator
 import torch
 from torch import Tensor
 from .checkpoints import load
 from .data import load_data, show_images, to_float
-from .denoiser import bare
-from .guidance import Around, clamp, classes_of, condition, dynamic, guide, interval, labelled, project
-from .samplers import Step, ddim, ddpm, dpmpp, heun, seeded
+from .guidance import Around, _own, clamp, classes_of, condition, dynamic, guide, interval, labelled, project
+from .samplers import Step, _resting, _seeds, _whole, ddim, ddpm, dpmpp, heun, seeded
 from .schedules import cosine, path
 from .trajectories import _columns, dots, png, slider, to_frames
 
@@ -31,11 +28,13 @@ def choose_seeds(
     seeds=None, # None: fresh ones, drawn from torch's global generator; a whole number: that one and those after it; a list: one for each
 )->list:        # n whole numbers
     "The seed of every image. Raises `ValueError` for a list of another length, and for what is no whole number"
-    if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 1: raise ValueError(f'n={n!r}: give a whole number of images, 1 or more')
+    n = _whole(n, 'n', 1, 'a whole number of images, 1 or more')
     if seeds is None: return torch.randint(2**62, (n,)).tolist()
-    if isinstance(seeds, numbers.Integral): return list(range(int(seeds), int(seeds) + n))
-    try: seeds = [int(s) for s in seeds]
-    except (TypeError, ValueError): raise ValueError(f'seeds={seeds!r:.60}: give a whole number, or one for each image') from None
+    try: first = _whole(seeds, 'seeds') if not hasattr(seeds, '__len__') or getattr(seeds, 'ndim', 1) == 0 else None
+    except ValueError: raise ValueError(f'seeds={seeds!r:.60}: give a whole number, or one for each image') from None
+    if first is not None: return list(range(first, first + n))
+    try: seeds = _seeds(seeds)
+    except ValueError: raise ValueError(f'seeds={seeds!r:.60}: give a whole number, or one for each image') from None
     if len(seeds) != n: raise ValueError(f'{len(seeds)} seeds for {n} images: give one for each, or a single whole number to count from')
     return seeds
 
@@ -44,6 +43,7 @@ def _curve(model):
     "The schedule that samplers follow; the cosine where a denoiser has none"
     if isinstance(model, functools.partial) and hasattr(model.func, 'schedule'):
         raise ValueError('functools.partial hides the schedule of its model: bind labels with given(model, y), or hand cond= over')
+    model = _own(model)
     return getattr(model, 'sample_schedule', None) or getattr(model, 'schedule', None) or cosine
 
 def stops(
@@ -53,10 +53,10 @@ def stops(
     spacing=None,  # As in `path`: 'trailing', 'leading', 'linspace' or 'quad'; None: the schedule's own
 )->Tensor:         # Angles in radians, falling, the last 0
     "The path for so many calls. Raises `ValueError` for no whole number, and for more calls than the schedule has steps"
-    if isinstance(calls, bool) or not isinstance(calls, numbers.Integral) or calls < 1: raise ValueError(f'calls={calls!r}: give a whole number, 1 or more')
+    calls = _whole(calls, 'calls', 1)
     if not callable(sampler): raise ValueError(f'sampler={sampler!r}: give the function itself: {", ".join(f.__name__ for f in (dpmpp, ddim, ddpm, heun))}, or one of your own')
     twice = getattr(sampler, 'func', sampler) is heun
-    return path(_curve(model), (calls + 1)//2 if twice else int(calls), spacing)
+    return path(_curve(model), (calls + 1)//2 if twice else calls, spacing)
 
 # %% ../nbs/14_generation.ipynb #fa991bd4
 def middle(
@@ -74,6 +74,7 @@ def told(
 )->Around:        # What to hand to a sampler
     "The model, guided and clipped. Raises `ValueError` for labels without a model that knows them, and for guidance without labels"
     if clip not in (True, False, 'dynamic'): raise ValueError(f"clip={clip!r}: choose True, 'dynamic' or False")
+    model = _own(model)
     limits = model if hasattr(model, 'limits') else (-1., 1.)
     if cond is None and (w is not None or rescale): raise ValueError(f'w={w}, rescale={rescale} without cond: guidance needs a label to go towards')
     if cond is not None:
@@ -85,15 +86,15 @@ def told(
 # %% ../nbs/14_generation.ipynb #87ad794a
 def _home(model, device):
     "Device and dtype of a model; of a plain denoiser, the device that was asked for"
-    mean = getattr(model, 'mean', None)
+    mean = getattr(_own(model), 'mean', None)
     return (mean.device, mean.dtype) if isinstance(mean, Tensor) else (torch.device(device or 'cpu'), torch.float32)
 
 def _shape(model, shape, clip):
     "The shape of an item"
-    shape = getattr(model, 'shape', None) if shape is None else shape
+    shape = getattr(_own(model), 'shape', None) if shape is None else shape
     if shape is None: raise ValueError('nobody knows how large the images are: say shape=(1, 28, 28), or make the model with it')
     if len(shape) != 3 and clip: raise ValueError(f'items of shape {tuple(shape)} are no images, and have no limits to be clipped at: say clip=False')
-    return tuple(shape)
+    return tuple(_whole(side, 'a side of shape', 1) for side in shape)
 
 # %% ../nbs/14_generation.ipynb #a5cdc5eb
 def walk(
@@ -113,7 +114,7 @@ def walk(
     **more,        # For the sampler, such as `churn=40`
 )->Iterator[Step]: # In the model's own coordinates: `slider(steps, decode=model.decode)`
     "One batch from noise to images, step by step. Raises `ValueError` at once for anything that does not fit"
-    model = bare(model) if isinstance(model, torch.nn.Module) else model      # of averaged weights, the model that holds them
+    model = _own(model)      # of averaged weights, the model that holds them
     noise, (device, dtype) = seeded(seeds), _home(model, device)
     if not noise.gens: raise ValueError('seeds is empty: give one whole number for each image')
     x = noise(torch.empty(len(noise.gens), *_shape(model, shape, clip), device=device, dtype=dtype))
@@ -126,18 +127,11 @@ def walk(
     if 'randn' in takes: more = dict(randn=noise, **more)
     unknown = [k for k in more if k not in takes]
     if unknown: raise ValueError(f'{getattr(sampler, "__name__", sampler)} has no setting {", ".join(unknown)}: it takes {", ".join(list(takes)[3:]) or "none"}')
-    return sampler(told(model, cond, w, clip, rescale), x, stops(model, calls, sampler, spacing), **more)
+    denoise = told(model, cond, w, clip, rescale)
+    asked = _resting(denoise)                                                 # also for samplers that are not ours
+    return sampler(denoise if asked is denoise else Around(denoise, asked), x, stops(model, calls, sampler, spacing), **more)
 
 # %% ../nbs/14_generation.ipynb #0b3ff1ca
-@contextmanager
-def _resting(model):
-    "Eval mode for a while: items must not see each other, and nothing may roll dice"
-    busy = getattr(model, 'training', False)
-    if busy: model.eval()
-    try: yield
-    finally:
-        if busy: model.train()
-
 def _part(value, some, n):
     "What belongs to some of the n images, of a setting that may be one for each"
     if not hasattr(value, '__len__') or not getattr(value, 'ndim', 1) or len(value) == 1: return value
@@ -157,16 +151,16 @@ def generate(
     batch=None,    # Images at a time; None: 32 on a CPU, 256 elsewhere
     progress=True, # Show a bar?
     **more,        # For `walk`: rescale, shape, device, eta, spacing; and for the sampler, such as `churn=40`
-)->Tensor:         # `(n, C, H, W)` float32 in [-1, 1] on the CPU
+)->Tensor:         # `(n, C, H, W)` float32 on the CPU, in [-1, 1] unless clip=False
     "Images from noise. The same seed gives the same image, whatever the batch. Raises `ValueError` at once for anything that does not fit"
     n = n if n is not None else next((len(v) for v in (cond, seeds) if hasattr(v, '__len__') and getattr(v, 'ndim', 1)), 16)
-    model, seeds, out = bare(model) if isinstance(model, torch.nn.Module) else model, choose_seeds(n, seeds), []
+    model, seeds, out = _own(model), choose_seeds(n, seeds), []
     if batch is None: batch = 32 if _home(model, more.get('device'))[0].type == 'cpu' else 256
-    if isinstance(batch, bool) or not isinstance(batch, numbers.Integral) or batch < 1: raise ValueError(f'batch={batch!r}: give a whole number, 1 or more')
+    batch, n = _whole(batch, 'batch', 1), len(seeds)
     told(model, cond, w, clip, more.get('rescale', 0.))                           # is everything as it should be, for all n?
     some = [slice(i, min(i + batch, n)) for i in range(0, n, batch)]
     ticks = iter(_bar(len(some)*len(stops(model, calls, sampler)), progress))
-    with torch.no_grad(), _resting(model):
+    with torch.no_grad():
         for part in some:
             for step in walk(model, seeds[part], _part(cond, part, n), _part(w, part, n), calls, sampler, clip, **more): next(ticks)
             out.append(_finished(model, step.x, clip))
@@ -183,7 +177,7 @@ def _finished(model, x, clip):
     "Back in [-1, 1], on the CPU"
     if not x.isfinite().all(): raise ValueError('some images are not finite: take more calls, a smaller w, or clip=True; or the model is broken')
     x = (model.decode(x) if hasattr(model, 'decode') else x).float().cpu()
-    return x.clamp(-1, 1) if clip or x.ndim == 4 else x
+    return x.clamp(-1, 1) if clip else x
 
 # %% ../nbs/14_generation.ipynb #383ff368
 _samplers = dict(dpmpp=dpmpp, ddim=ddim, ddpm=ddpm, heun=heun)
@@ -220,18 +214,17 @@ def _order(model, v, n, shape):
 # %% ../nbs/14_generation.ipynb #aca10910
 class _Errand(threading.Thread):
     "A walk in a thread of its own, which can be stopped"
-    def __init__(self, model, steps, each, done):
+    def __init__(self, steps, each, done):
         super().__init__(daemon=True)
-        self.model, self.walk, self.each, self.done = model, steps, each, done
+        self.walk, self.each, self.done = steps, each, done
         self.steps, self.halt, self.error = [], threading.Event(), None
 
     def run(self):
         try:
-            with _resting(self.model):
-                for step in self.walk:
-                    self.steps.append(step)
-                    self.each(self.steps)
-                    if self.halt.is_set(): break
+            for step in self.walk:
+                self.steps.append(step)
+                self.each(self.steps)
+                if self.halt.is_set(): break
         except Exception as e: self.error = e
         self.done(self)
 
@@ -264,7 +257,7 @@ class _Drawing:
         try:
             order = _order(self.model, {k: widget.value for k, widget in self.set.items()}, self.n, self.shape)
             self.bar.value, self.bar.max = 0, len(stops(self.model, order['calls'], order['sampler']))
-            self.thread = _Errand(self.model, walk(self.model, **order), self._step, self._done)
+            self.thread = _Errand(walk(self.model, **order), self._step, self._done)
         except Exception as e: return self.say(e)                              # in the page; a callback has nobody else to tell
         self.go.disabled, self.stop.disabled = True, False
         self.thread.start()
@@ -331,10 +324,10 @@ def playground(
     "Draw, look and scrub, with all settings at hand; draws a first walk by itself. Raises `ValueError` for a model that does not know its shape"
     model, words = _favourite() if model is None else (load(model) if isinstance(model, str) else model, '')
     if not callable(model): raise ValueError(f'model={model!r}: give a Denoiser, any denoiser (x, phi) -> Guess, or the name of a model that comes with diffnb, such as mnist')
-    shape = _shape(model, shape, False)
+    model, shape = _own(model), _shape(model, shape, False)
     if len(shape) not in (1, 3) or len(shape) == 1 and shape != (2,): raise ValueError(f'items of shape {shape} cannot be looked at: the playground shows images (C, H, W), and points (2,)')
     n = (8 if len(shape) == 3 else 500) if n is None else n
-    choose_seeds(n)
+    n = len(choose_seeds(n))
     play = _playground()(model, words, n, shape)
     play.draw()
     return play

@@ -20,8 +20,10 @@ class Labelled:
     "The exact denoiser of labelled data: one oracle for each label, and one for all of them"
     def __init__(self, data, y, std):
         y = torch.as_tensor(y).cpu()
-        if y.shape != data.shape[:1] or y.is_floating_point() or len(y) and y.min() < 0:
+        y = y.flatten() if y.ndim == 2 and y.shape[1] == 1 else y
+        if y.shape != data.shape[:1] or y.is_floating_point() or y.dtype == torch.bool or len(y) and y.min() < 0:
             raise ValueError(f'labels of shape {tuple(y.shape)} and {y.dtype} for data of shape {tuple(data.shape)}: give one whole number from 0 on for each item')
+        y = y.long()
         self.whole, self.classes, self.shape = mixture(data, std), int(y.max()) + 1, tuple(data.shape[1:])
         empty = sorted(set(range(self.classes)) - set(y.tolist()))
         if empty: raise ValueError(f'no item has label {empty[0]}: number the labels from 0 on without gaps')
@@ -35,8 +37,9 @@ class Labelled:
         "The best guess that somebody could make who knows the labels"
         if cond is None: return self.whole(x, phi)
         x0, eps = torch.zeros_like(x), torch.zeros_like(x)
+        cond = cond.cpu()                                                      # read back once, not for every label
         for k in cond.unique().tolist():
-            i = cond == k
+            i = (cond == k).nonzero().flatten().to(x.device)
             x0[i], eps[i] = (self.parts[k] if k >= 0 else self.whole)(x[i], phi[i] if isinstance(phi, Tensor) and phi.ndim else phi)
         return Guess(x0, eps)
 
@@ -49,23 +52,30 @@ def labelled(
     return Labelled(data, y, std)
 
 # %% ../nbs/12_guidance.ipynb #35d1a25d
+def _own(
+    model, # A denoiser of any kind
+):         # The one whose `schedule`, `limits`, `shape` and so on count
+    "What is inside of averaged weights, `DistributedDataParallel` or `torch.compile`; anything else as it is"
+    return bare(model) if isinstance(model, nn.Module) else model
+
 def classes_of(
     model, # A denoiser of any kind
 ):         # How many labels it knows: 0 for none, None where it does not say
     "The number of classes of a network, of what is around it, or of a labelled oracle"
-    model = bare(model) if isinstance(model, nn.Module) else model
+    model = _own(model)
     if isinstance(model, Mixture): return 0
     net = getattr(model, 'net', None)
     return getattr(bare(net), 'cfg', {}).get('classes') if isinstance(net, nn.Module) else getattr(model, 'classes', None)
 
 def _labels(cond, classes):
     "Whole numbers of any kind as an int64 tensor (1,) or (B,)"
-    y = cond.reshape(1) if cond.ndim == 0 else cond
+    y = cond.reshape(-1) if cond.ndim == 0 or cond.ndim == 2 and cond.shape[1] == 1 else cond
     if y.ndim != 1 or y.dtype == torch.bool or not len(y): raise ValueError(f'cond has shape {tuple(cond.shape)} and is {cond.dtype}: give one label, or one for each item, whole numbers')
     if classes == 0: raise ValueError('this model knows no labels: make its network with classes=, and train it with forget=.1; an oracle that does is labelled(data, y)')
+    y = y.long()
     bad = y[(y < -1) | (y >= (math.inf if classes is None else classes))]
     if len(bad): raise ValueError(f'label {bad[0].item()} is not one of the {classes or ""} classes: labels go from 0 to {classes - 1 if classes else "classes - 1"}, and -1 is "no label"')
-    return y.long()
+    return y
 
 def condition(
     model,    # Who will be told: its number of classes is looked up
@@ -105,7 +115,7 @@ class Around:
 
     def __getattr__(self, name):
         if name in ('inner', 'ask') or name.startswith('__'): raise AttributeError(name)
-        return getattr(self.inner, name)
+        return getattr(_own(self.inner), name)
 
     def __repr__(self):
         inner = type(self.inner).__name__ if isinstance(self.inner, nn.Module) or not isinstance(self.inner, Around) else repr(self.inner)
@@ -139,12 +149,12 @@ def amount(
     w = w(phi) if callable(w) else w
     try:
         if isinstance(w, (bool, str)): raise TypeError
-        w = torch.as_tensor(w, dtype=torch.float64, device='cpu')
+        w = w.cpu().double() if isinstance(w, Tensor) else torch.as_tensor(w, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError): raise ValueError(f'{name}={w!r:.60}: give a number, one per item, or a function of the angle') from None
     if not w.isfinite().all(): raise ValueError(f'{name}={w.tolist()}: give finite numbers')
     if w.ndim == 0: return w.item()
-    if x is not None and w.shape != x.shape[:1]: raise ValueError(f'{name} has shape {tuple(w.shape)} for a batch of {len(x)}: give one number, or one per item')
-    return w[0].item() if len(w) and w.eq(w[0]).all() else w
+    if x is None and w.ndim != 1 or x is not None and w.shape != x.shape[:1]: raise ValueError(f'{name} has shape {tuple(w.shape)}' + ('' if x is None else f' for a batch of {len(x)}') + ': give one number, or one per item')
+    return w if x is None else w[0].item() if len(w) and w.eq(w[0]).all() else w
 
 def interval(
     w,            # Guidance inside: a number, or `(B,)`
@@ -154,9 +164,10 @@ def interval(
 ):                # A function of the angle, for `guide`
     "Guidance in a limited interval (Kynkaanniemi et al. 2024, arXiv:2404.07724). Raises `ValueError` for what is no interval of angles"
     if not 0 <= lo < hi <= math.pi/2 + 1e-6: raise ValueError(f'lo={lo}, hi={hi}: give angles in radians with 0 <= lo < hi <= pi/2; math.radians turns degrees into them')
+    inside = torch.as_tensor(amount(w, None, None), dtype=torch.float64)
     def at(phi):
-        phi = torch.as_tensor(phi, dtype=torch.float64, device='cpu')
-        return torch.where((lo <= phi) & (phi <= hi), torch.as_tensor(w, dtype=torch.float64), float(outside))
+        phi = torch.as_tensor(phi).cpu().double()
+        return torch.where((lo <= phi) & (phi <= hi), inside, float(outside))
     return at
 
 # %% ../nbs/12_guidance.ipynb #b493cb84
@@ -189,7 +200,7 @@ def guide(
     "Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598). Raises `ValueError` for labels the model does not know, and for w that is not finite"
     cond, null = condition(model, cond), None if null is None else condition(model, null)
     if not 0 <= rescale <= 1: raise ValueError(f'rescale={rescale}: a share lies between 0 and 1')
-    if not callable(w): amount(w, None, None)
+    if not callable(w): w = amount(w, None, None)                              # read back from a GPU here, not at every call
     def ask(x, phi, other):
         _told_once(other)
         y, none, k = _each(cond, x), null if null is None else _each(null, x), amount(w, phi, x)
@@ -217,16 +228,21 @@ def project(
 
 # %% ../nbs/12_guidance.ipynb #bd26e39c
 def _limits(limits):
-    "(lo, hi) as tensors, checked: from a model, or as given"
-    lo, hi = (torch.as_tensor(t) for t in getattr(limits, 'limits', limits))
-    if not (lo < hi).all(): raise ValueError(f'limits {lo.tolist()} and {hi.tolist()}: the first must be below the second')
+    "(lo, hi) as tensors: from a model, or as given. Reads nothing back, so no GPU has to wait"
+    lo, hi = (torch.as_tensor(t) for t in getattr(_own(limits), 'limits', limits))
     return lo, hi
+
+def _check_limits(limits):
+    "Raises ValueError for limits that are none"
+    try: lo, hi = _limits(limits)
+    except (TypeError, ValueError, RuntimeError): raise ValueError(f'limits={limits!r:.60}: give a model, or two numbers such as (-1, 1)') from None
+    if not (lo < hi).all(): raise ValueError(f'limits {lo.tolist()} and {hi.tolist()}: the first must be below the second')
 
 def clamp(
     limits=(-1., 1.), # A model, for its `limits`; or (lo, hi): numbers, or tensors that fit an item
 ):                    # `fix` for `project`
     "Cut off what lies outside"
-    _limits(limits)
+    _check_limits(limits)
     def fix(x0):
         lo, hi = _limits(limits)                                               # now, for the model may have moved to a GPU
         return x0.clamp(lo.to(x0), hi.to(x0))
@@ -238,7 +254,7 @@ def dynamic(
 ):                    # `fix` for `project`
     "Dynamic thresholding: turn down the contrast of each image until the share q fits, then cut off (Saharia et al. 2022, arXiv:2205.11487)"
     if not 0 < q <= 1: raise ValueError(f'q={q}: the share of pixels that shall fit lies above 0 and is at most 1')
-    _limits(limits)
+    _check_limits(limits)
     def fix(x0):
         lo, hi = (t.to(x0) for t in _limits(limits))
         z = (x0 - (lo + hi)/2)/((hi - lo)/2)                                   # now the limits are -1 and 1
@@ -255,7 +271,7 @@ def steer(
 )->Around:     # A denoiser like the one inside, that goes downhill
     "Gradient guidance (arXiv:2105.05233, arXiv:2209.14687). Raises `ValueError` where the loss is not one number per item, or has no gradient"
     if not callable(loss): raise ValueError(f'loss={loss!r:.60}: give a function from x0 to one number per item')
-    if not callable(scale): amount(scale, None, None, 'scale')
+    if not callable(scale): scale = amount(scale, None, None, 'scale')
     def ask(x, phi, cond):
         (a, s), k = rates(phi, x), amount(scale, phi, x, 'scale')
         if isinstance(k, Tensor): k = k.to(x.device, x.dtype).view(-1, *[1]*(x.ndim - 1))

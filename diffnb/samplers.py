@@ -6,11 +6,14 @@
 __all__ = ['Step', 'refresh', 'ddim', 'last', 'ddpm', 'heun', 'dpmpp', 'seeded']
 
 # %% ../nbs/04_samplers.ipynb #8e0e2977
+import functools
+import inspect
 import math
+import operator
 from collections import deque
 from typing import Iterator, NamedTuple
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 from .angle import aim, mix, rates, unmix
 
 # %% ../nbs/04_samplers.ipynb #3fdc09af
@@ -21,14 +24,87 @@ class Step(NamedTuple):
     phi:Tensor # The angle in radians, a 0-dim float64 CPU tensor
 
 # %% ../nbs/04_samplers.ipynb #61d87190
-def _pairs(angles):
-    "The pairs (now, next) of a path, 0-dim CPU tensors"
-    angles = torch.as_tensor(angles, dtype=torch.float64, device='cpu')
+def _angles(angles):
+    "The stops of a path, checked, `(n+1,)` float64 on the CPU"
+    try: angles = angles.cpu().double() if isinstance(angles, Tensor) else torch.as_tensor(angles, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f'angles={angles!r:.60}: give a list of radians, such as path(cosine, 20)') from None
     if angles.ndim != 1 or len(angles) < 2: raise ValueError(f'angles of shape {tuple(angles.shape)}: a walk needs a list of at least two, such as path(cosine, 20)')
     if not (angles.min() >= 0 and angles.max() <= math.pi/2 + 1e-6):
         raise ValueError(f'angles from {angles.min():.3g} to {angles.max():.3g}: they are radians between 0 and pi/2; timesteps and sigmas have to be converted first')
-    angles = angles.unbind()
+    return angles
+
+def _pairs(angles):
+    "The pairs (now, next) of a path, 0-dim CPU tensors"
+    angles = _angles(angles).unbind()
     return zip(angles[:-1], angles[1:])
+
+# %% ../nbs/04_samplers.ipynb #9d02c6e3
+def _network(denoise):
+    "The network of a denoiser: itself, or what is inside of a wrapper or a `partial`; None for a plain function"
+    while denoise is not None and not isinstance(denoise, nn.Module):
+        denoise = getattr(denoise, 'inner', getattr(denoise, 'func', None))
+    return denoise
+
+def _resting(denoise):
+    "The same denoiser, asked in eval mode; after each answer every module has its own mode back"
+    net = _network(denoise)
+    if net is None: return denoise
+    def ask(x, phi, cond=None):
+        busy = [m for m in net.modules() if m.training]
+        for m in busy: m.training = False
+        try: return denoise(x, phi) if cond is None else denoise(x, phi, cond)
+        finally:
+            for m in busy: m.training = True
+    return ask
+
+# %% ../nbs/04_samplers.ipynb #c75f3a18
+def _whole(value, name, least=None, what=None):
+    "A whole number of any kind (Python, NumPy, torch) as an int"
+    try:
+        if isinstance(value, bool) or 'bool' in str(getattr(value, 'dtype', '')): raise TypeError
+        n = operator.index(value)
+    except (TypeError, ValueError): n = None
+    if n is None or least is not None and n < least:
+        raise ValueError(f'{name}={value!r}: give ' + (what or 'a whole number' + (f', {least} or more' if least is not None else '')))
+    return n
+
+def _share(eta):
+    "Raises ValueError for what is no share of noise"
+    try: ok = 0 <= eta <= 1
+    except (TypeError, ValueError, RuntimeError): ok = False
+    if not ok: raise ValueError(f'eta={eta}: a share of noise lies between 0 (keep all, DDIM) and 1 (DDPM)')
+
+def _check_walk(denoise, x, angles, eta=0., randn=torch.randn_like, var='small', average='v', churn=0., between=(0., math.pi/2), excess=1.):
+    "Raises ValueError for arguments that no sampler can walk with"
+    if not callable(denoise): raise ValueError(f'denoise={denoise!r:.60}: give a function (x, phi) -> Guess, such as a model')
+    if not isinstance(x, Tensor) or not x.is_floating_point() or not x.ndim:
+        raise ValueError(f'x is {getattr(x, "dtype", type(x).__name__)}: give floating-point noise, or mixtures, (B, ...)')
+    first = next(_pairs(angles))[0]
+    _share(eta)
+    if not callable(randn): raise ValueError(f'randn={randn!r:.60}: give a function that draws noise, such as seeded([1, 2, 3])')
+    if var not in ('small', 'large'): raise ValueError(f"var={var!r}: choose 'small' or 'large'")
+    if average == 'x0': raise ValueError("average='x0' is not a method that converges at 0: choose 'v', 'eps' or 'flow'")
+    if average not in ('v', 'eps', 'flow'): raise ValueError(f"average={average!r}: choose 'v', 'eps' or 'flow'")
+    if average == 'eps' and first.cos() < 1e-6:
+        raise ValueError("average='eps' cannot start at 90 degrees, where sigma is infinite: use average='v', or a path such as path(karras, n)")
+    for name, v in dict(churn=churn, excess=excess).items():
+        try: ok = 0 <= v < math.inf
+        except (TypeError, ValueError, RuntimeError): ok = False
+        if not ok: raise ValueError(f'{name}={v}: it must be a number from 0 on, such as {40 if name == "churn" else 1}')
+    try: ok = len(between) == 2 and between[0] <= between[1]
+    except (TypeError, ValueError, RuntimeError): ok = False
+    if not ok: raise ValueError(f'between={between!r:.60}: give two angles in radians, the smaller first')
+
+def _sampler(walk):
+    "A decorator: check the arguments at the call, not at the first step; ask the denoiser in eval mode"
+    takes = inspect.signature(walk)
+    @functools.wraps(walk)
+    def sampler(*args, **kwargs):
+        given = takes.bind(*args, **kwargs).arguments
+        _check_walk(**given)
+        return walk(**given | dict(denoise=_resting(given['denoise'])))
+    return sampler
 
 # %% ../nbs/04_samplers.ipynb #6b76c4e4
 def refresh(
@@ -39,13 +115,14 @@ def refresh(
     randn=torch.randn_like, # Draws noise shaped as its argument
 )->Tensor:                  # Noise of the same variance, shaped as `eps`
     "Swap a share of the noise, `eta*sqrt(1 - (tan lo/tan hi)^2)`, for new. DDIM (Song et al. 2020, arXiv:2010.02502), equation 16, seen as an angle"
-    if not 0 <= eta <= 1: raise ValueError(f'eta={eta}: a share of noise lies between 0 (keep all, DDIM) and 1 (DDPM)')
+    _share(eta)
     lo, hi = sorted((float(now), float(nxt)))
     if eta == 0 or lo == hi: return eps
     r = math.tan(lo)/math.tan(hi)
     return math.sqrt(1 - eta**2 + (eta*r)**2)*eps + eta*math.sqrt(1 - r**2)*randn(eps)
 
 # %% ../nbs/04_samplers.ipynb #b60ab593
+@_sampler
 @torch.no_grad()
 def ddim(
     denoise,                # `(x, phi) -> Guess`: an oracle, a trained model, a guided one
@@ -71,6 +148,7 @@ def last(
     return end[0]
 
 # %% ../nbs/04_samplers.ipynb #411cf0b8
+@_sampler
 @torch.no_grad()
 def ddpm(
     denoise,                # `(x, phi) -> Guess`
@@ -80,7 +158,6 @@ def ddpm(
     randn=torch.randn_like, # Draws noise shaped as its argument
 )->Iterator[Step]:          # n+1 Steps, n calls of `denoise`
     "DDPM (Ho et al. 2020, arXiv:2006.11239), algorithm 2, with either variance of its section 3.2. The last step adds no noise; rising stretches renoise"
-    if var not in ('small', 'large'): raise ValueError(f"var={var!r}: choose 'small' or 'large'")
     for now, nxt in _pairs(angles):
         guess = denoise(x, now)
         yield Step(x, guess.x0, now)
@@ -98,6 +175,7 @@ def _climb(x, now, nxt, randn):
     return mix(a*x, refresh(s*x, now, nxt, 1., randn), nxt)
 
 # %% ../nbs/04_samplers.ipynb #67ccc819
+@_sampler
 @torch.no_grad()
 def heun(
     denoise,                # `(x, phi) -> Guess`
@@ -110,10 +188,7 @@ def heun(
     randn=torch.randn_like, # Draws noise shaped as its argument
 )->Iterator[Step]:          # n+1 Steps; two calls of `denoise` a step, one in a step that ends at 0: 2n-1 on a path
     "Heun's second-order method (Karras et al. 2022, arXiv:2206.00364, algorithm 2). Rising stretches invert"
-    if not 0 <= churn < math.inf: raise ValueError(f'churn={churn}: it must be a number from 0 on, such as 40')
-    if average == 'x0': raise ValueError("average='x0' is not a method that converges at 0: choose 'v', 'eps' or 'flow'")
     pairs = list(_pairs(angles))
-    if average == 'eps' and max(float(p[0].cos()) for p in pairs[:1]) < 1e-6: raise ValueError("average='eps' cannot start at 90 degrees, where sigma is infinite: use average='v', or a path such as path(karras, n)")
     for now, nxt in pairs:
         begun, rise = x, min(churn/len(pairs), math.sqrt(2) - 1)
         hat = (now.tan()*(1 + rise)).atan() if between[0] <= now <= between[1] and now > nxt else now
@@ -127,6 +202,7 @@ def heun(
     yield Step(x, guess.x0, nxt)
 
 # %% ../nbs/04_samplers.ipynb #f64ae8a9
+@_sampler
 @torch.no_grad()
 def dpmpp(
     denoise,                # `(x, phi) -> Guess`
@@ -149,12 +225,21 @@ def dpmpp(
     yield Step(x, x0, nxt)
 
 # %% ../nbs/04_samplers.ipynb #76c60d4b
+def _seeds(seeds):
+    "A list of seeds as ints. Raises ValueError for what is no list of whole numbers, and cuts none"
+    try: seeds = seeds.tolist() if hasattr(seeds, 'tolist') and seeds.ndim else list(seeds)
+    except TypeError: raise ValueError(f'seeds={seeds!r:.60}: give a list, one whole number for each item') from None
+    seeds = [_whole(s, 'seed', what='a whole number for each item') for s in seeds]
+    for s in seeds:
+        if not -2**63 <= s < 2**64: raise ValueError(f'seed={s}: a seed has 64 bits, take one from 0 to 2**64 - 1')
+    return seeds
+
 class seeded:
     "Noise with one generator per item: a `randn` for samplers under which an image does not depend on the batch it is made in"
     def __init__(self,
         seeds, # One whole number for each item of the batch
     ):
-        self.gens = [torch.Generator().manual_seed(int(s)) for s in seeds]
+        self.gens = [torch.Generator().manual_seed(s) for s in _seeds(seeds)]
 
     def __call__(self,
         like,     # A tensor `(B, ...)` to match in shape, dtype and device; or a shape

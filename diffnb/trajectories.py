@@ -17,10 +17,14 @@ from .samplers import Step
 
 # %% ../nbs/05_trajectories.ipynb #b4cd8647
 def _want(what, least, most=math.inf, whole=True, **values):
-    "Raises ValueError for a setting that is no number in its range"
+    "A setting, or a list of several, as plain numbers. Raises ValueError for one that is no number in its range"
+    plain = []
     for name, v in values.items():
+        n = v.item() if hasattr(v, 'item') and getattr(v, 'ndim', 1) == 0 else v            # of NumPy or torch
         kind, upto = numbers.Integral if whole else numbers.Real, f'{least:,} to {most:,}' if most < math.inf else f'{least:,} or more'
-        if isinstance(v, bool) or not isinstance(v, kind) or not least <= v <= most: raise ValueError(f'{name}={v!r}: give a {"whole "*whole}number of {what}, {upto}')
+        if isinstance(n, bool) or not isinstance(n, kind) or not least <= n <= most: raise ValueError(f'{name}={v!r}: give a {"whole "*whole}number of {what}, {upto}')
+        plain.append(n)
+    return plain[0] if len(plain) == 1 else plain
 
 def _walk(steps, name='steps'):
     "The steps of one walk, a list. Raises ValueError for what is no walk"
@@ -45,7 +49,7 @@ def _walks(steps):
 # %% ../nbs/05_trajectories.ipynb #a0d7451f
 def _angles(walk):
     "All angles of a walk, `(T,)` float64"
-    return torch.stack([torch.as_tensor(s.phi).double().cpu() for s in walk])
+    return torch.stack([torch.as_tensor(s.phi).cpu().double() for s in walk])
 
 def _pick(phi, n):
     "Which n of the angles: as evenly spaced as can be if they only fall, else every so-many-th"
@@ -64,7 +68,7 @@ def evenly(
     n:int,    # At most so many of them, 2 or more
 )->list:      # The chosen steps, in order, the first and the last among them
     "Some steps of a walk, spaced evenly in angle (or by number, if the walk does not only fall). Raises `ValueError` for what is no walk"
-    _want('steps', 2, n=n)
+    n = _want('steps', 2, n=n)
     walk = _walk(steps)
     return [walk[i] for i in _pick(_angles(walk), n)]
 
@@ -74,7 +78,9 @@ def dots(
     size=160,     # Height and width of the picture in pixels
     reach=3.,     # The picture shows -reach to reach in both directions; points outside are left out
 ):                # float `(1, 1, size, size)`, dark dots on white, in [-1, 1]
-    "A cloud of points as a picture"
+    "A cloud of points as a picture. Raises `ValueError` for what is no cloud of points"
+    if x.ndim != 2 or x.shape[1] != 2: raise ValueError(f'x has shape {tuple(x.shape)}: give points (N, 2)')
+    size, reach = _want('pixels', 3, size=size), _want('units', 1e-6, whole=False, reach=reach)
     at = ((x.detach().cpu().float()*torch.tensor([1., -1.])/reach + 1)/2*(size - 1)).round().long()
     board = torch.ones(size + 2, size + 2)
     ok = ((at >= 0) & (at < size)).all(1)
@@ -129,8 +135,8 @@ def strip(
     "x_t above, the denoiser's guess of x0 below, from noise to data. Raises `ValueError` for steps that are neither images nor points"
     if isinstance(steps, dict): return _glue([p for k, walk in _walks(steps).items() for p in (_caption(k), strip(walk, n, items, scale, decode))])
     chosen = evenly(steps, n)
-    _want('images', 1, items=items)
-    if scale is not None: _want('screen pixels for a pixel', 1, 100, scale=scale)
+    items = _want('images', 1, items=items)
+    if scale is not None: scale = _want('screen pixels for a pixel', 1, 100, scale=scale)
     pairs = [(_pictures(s.x, items, decode), _pictures(s.x0, items, decode)) for s in chosen]
     points = chosen[0].x.ndim == 2
     show = functools.partial(show_images, cols=len(chosen), scale=scale or (1 if points else None), n=10**6)
@@ -179,8 +185,8 @@ def _draw(step, items, decode):
 def _reel(steps, n, items, scale, decode):
     "Draw what n frames need"
     walks = _walks(steps)
-    _want('images', 1, items=items)
-    if scale is not None: _want('screen pixels for a pixel', 1, 100, scale=scale)
+    items = _want('images', 1, items=items)
+    if scale is not None: scale = _want('screen pixels for a pixel', 1, 100, scale=scale)
     lead, frames = _together(list(walks.values()), n)
     shots = {name: {i: _Shot(_draw(walk[i], items, decode), i, len(walk) - 1, float(walk[i].phi)) for i in sorted({f[k] for f in frames})}
              for k, (name, walk) in enumerate(walks.items())}
@@ -195,7 +201,7 @@ def _notes(walks, lead, frames, items, decode):
     shown = [half if decode is None else decode(half) for walk, k in zip(walks.values(), zip(*frames)) for i in k for half in (walk[i].x, walk[i].x0)]
     if shown[0].ndim == 4: yield from [f'the first {items} of {B} images']*(items < B)
     else:
-        lost = max((x.abs() > 3).any(1).double().mean().item() for x in shown)
+        lost = max((x.abs() > 3).any(1).float().mean().item() for x in shown)
         if lost > .05: yield f'up to {lost:.0%} of the points lie outside the picture, which goes from -3 to 3'
 
 # %% ../nbs/05_trajectories.ipynb #d0ed5df9
@@ -224,7 +230,7 @@ def to_frames(
     decode=None,   # From the coordinates of the walk to [-1, 1], such as `model.decode`
 )->list:           # `PIL.Image`s of one size
     "The walk as pictures: x_t above, the guess of x0 below, with step number, angle and sigma. Raises `ValueError` for what cannot be drawn"
-    _want('frames', 2, n=n)
+    n = _want('frames', 2, n=n)
     reel = _reel(steps, n, items, scale, decode)
     frames = [_board(reel, f) for f in reel.frames]
     width, height = (max(getattr(f, side) for f in frames) for side in ('width', 'height'))
@@ -262,7 +268,7 @@ def save_gif(
     **kwargs,      # For `to_frames`: n, items, scale, decode
 ):                 # The path that was written
     "An animated GIF of the walk that runs for ever. Raises `ValueError` for what cannot be drawn or written"
-    _want('milliseconds', 20, 60_000, whole=False, ms=ms, hold=hold)
+    ms, hold = _want('milliseconds', 20, 60_000, whole=False, ms=ms, hold=hold)
     fname, frames = _to_write(fname, '.gif'), _film(steps, kwargs)
     shown = dict(save_all=True, append_images=frames[1:], duration=[round(ms)]*(len(frames) - 1) + [round(hold)], loop=0)
     return _write(fname, lambda: frames[0].save(fname, **shown))
@@ -277,7 +283,7 @@ def save_mp4(
 ):                 # The path that was written
     "A film of the walk. Needs the program ffmpeg, and raises `ValueError` where it is missing or complains"
     import shutil, subprocess
-    _want('milliseconds', 20, 60_000, whole=False, ms=ms, hold=hold)
+    ms, hold = _want('milliseconds', 20, 60_000, whole=False, ms=ms, hold=hold)
     fname, tool = _to_write(fname, '.mp4', '.mov', '.mkv', '.webm'), shutil.which('ffmpeg')
     if tool is None: raise ValueError(f'{fname}: films are written by the program ffmpeg, which is not here: install it (Debian: apt install ffmpeg), or use save_gif')
     frames = _film(steps, kwargs)
@@ -332,6 +338,7 @@ def still(
     ms=160,        # Milliseconds for a frame
 )->bytes:          # The content of an animated PNG file
     "A small animated PNG with 16 grey levels for viewers that run nothing; with fewer frames, then smaller ones, if it would be too large"
+    n, limit, ms = _want('frames', 2, n=n), _want('bytes', 1, limit=limit), _want('milliseconds', 1, whole=False, ms=ms)
     pick = [frames[round(i)] for i in np.linspace(0, len(frames) - 1, min(n, len(frames)))]
     grey = [f.convert('L').point(lambda v: round(v/17)*17) for f in pick]
     out = io.BytesIO()
@@ -374,9 +381,9 @@ def _scrubber():
 
 # %% ../nbs/05_trajectories.ipynb #82f230d0
 def _check_frames(n, ms):
-    "Raises ValueError for more frames than a browser should hold, and for a pace that it cannot keep"
-    _want('frames', 2, 60, n=n)                                   # all of them live in the browser
-    _want('milliseconds', 20, 10_000, whole=False, ms=ms)
+    "(n, ms) as plain numbers. Raises ValueError for more frames than a browser should hold, and for a pace that it cannot keep"
+    n = _want('frames', 2, 60, n=n)                               # all of them live in the browser
+    return n, _want('milliseconds', 20, 10_000, whole=False, ms=ms)
 
 # %% ../nbs/05_trajectories.ipynb #dd79063c
 def slider(
@@ -388,7 +395,7 @@ def slider(
     decode=None, # From the coordinates of the walk to [-1, 1], such as `model.decode`
 ):               # A widget: shows itself as the last value of a cell
     "Scrub the walk: x_t above, the guess of x0 below. Arrow keys, mouse and a play button; works on when the kernel is gone. Raises `ValueError` for what cannot be drawn"
-    _check_frames(n, ms)
+    n, ms = _check_frames(n, ms)
     reel = _reel(steps, n, items, scale, decode)
     if len(reel.frames) < 2: raise ValueError('a single step is a picture, not a walk: use strip')
     return _scrubber()(reel, ms)
@@ -496,7 +503,8 @@ def scrubber_html(
     limit=1_000_000,    # At most so many bytes: fewer shades, then fewer frames
 ):                      # The path that was written
     "The slider as one HTML file that needs no kernel, no library and no network. Raises `ValueError` for what cannot be drawn or written"
-    _check_frames(n, ms); _want('bytes', 1, limit=limit)
+    n, ms = _check_frames(n, ms)
+    limit = _want('bytes', 1, limit=limit)
     fname, full = _to_write(fname, '.html', '.htm'), _reel(steps, n, items, scale, decode)
     if len(full.frames) < 2: raise ValueError('a single step is a picture, not a walk: use strip')
     def page(reel): return _write_page(reel, str(title), ms).encode()
@@ -515,7 +523,7 @@ def show_paths(
 ):                # The axes
     "Every point's way from noise (grey) to data (red). Raises `ValueError` for steps that are not points"
     import matplotlib.pyplot as plt
-    _want('points', 1, k=k); _want('units', .01, 1e6, whole=False, reach=reach)
+    k, reach = _want('points', 1, k=k), _want('units', .01, 1e6, whole=False, reach=reach)
     walk = _walk(steps)
     if walk[0].x.ndim != 2 or walk[0].x.shape[1] != 2: raise ValueError(f'paths can be drawn for points (B, 2), not {tuple(walk[0].x.shape)}: use strip or slider for images')
     ax = ax or plt.subplots(figsize=(3.4, 3.4))[1]
