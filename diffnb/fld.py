@@ -11,6 +11,7 @@ __all__ = ['frechet', 'Stats', 'stats', 'grey28', 'LeNet', 'train_lenet', 'Refer
 import functools
 import hashlib
 import math
+import operator
 import shlex
 import warnings
 from dataclasses import dataclass
@@ -22,9 +23,12 @@ import torch.nn.functional as F
 from torch import nn, Tensor
 import diffnb
 from .checkpoints import load_state, save_state
-from .data import Images, batches, hold_out, load_data
+from .data import Images, _labels, batches, hold_out, load_data
 
 # %% ../nbs/11_fld.ipynb #c7e85f32
+def _double(t): # float64 on the CPU, in two steps: some devices have no float64, not even on the way out
+    return torch.as_tensor(t).detach().cpu().double()
+
 def _root(c): # the symmetric root of a covariance
     w, v = torch.linalg.eigh(c)
     return v*w.clamp_min(0).sqrt()@v.T
@@ -35,12 +39,15 @@ def frechet(
     m2, # Mean of the second cloud, `(D,)`
     c2, # Its covariance, `(D, D)`
 )->float: # The distance, at least 0; a square, in the unit of the features squared
-    "Fréchet distance of two Gaussians (Dowson & Landau 1982), in float64. Raises ValueError for shapes that do not fit and numbers that are not finite"
-    m1, c1, m2, c2 = (torch.as_tensor(t, dtype=torch.float64) for t in (m1, c1, m2, c2))
+    """Fréchet distance of two Gaussians (Dowson & Landau 1982), in float64 on the CPU.
+    Raises ValueError for shapes that do not fit and numbers that are not finite"""
+    m1, c1, m2, c2 = (_double(t) for t in (m1, c1, m2, c2))
     shapes = [tuple(t.shape) for t in (m1, c1, m2, c2)]
     D = shapes[0][-1] if shapes[0] else 0
-    if shapes != [(D,), (D, D)]*2: raise ValueError(f'means and covariances of shapes {shapes}: give (D,), (D, D), (D,), (D, D)')
-    if not all(t.isfinite().all() for t in (m1, c1, m2, c2)): raise ValueError('a mean or covariance is not finite: look for NaN in the features')
+    if shapes != [(D,), (D, D)]*2:
+        raise ValueError(f'means and covariances of shapes {shapes}: give (D,), (D, D), (D,), (D, D)')
+    if not all(t.isfinite().all() for t in (m1, c1, m2, c2)):
+        raise ValueError('a mean or covariance is not finite: look for NaN in the features')
     cross = torch.linalg.svdvals(_root(c1)@_root(c2)).sum()
     return max(0., ((m1 - m2).square().sum() + c1.trace() + c2.trace() - 2*cross).item())
 
@@ -51,15 +58,27 @@ class Stats(NamedTuple):
     cov:Tensor  # `(D, D)` float64, unbiased
     n:int       # How many points there were
 
+def _rows(f): # features as any function may return them -> float64 on the CPU
+    f = _double(f)
+    if f.ndim != 2 or not len(f):
+        raise ValueError(f'features of shape {tuple(f.shape)}: give (N, D), a row for each image')
+    if not f.isfinite().all():
+        raise ValueError('features hold NaN or infinity: look at the images, '
+                         'or at the network that made the features')
+    return f
+
 def stats(
-    f:Tensor, # Features, `(N, D)`
+    f,        # Features, `(N, D)`, on any device
     w=None,   # How often each point counts, `(N,)`; once when None
 )->Stats:     # In float64
-    "Mean and unbiased covariance of a cloud of features. Raises ValueError for anything but two or more finite rows"
-    f = torch.as_tensor(f).detach().to('cpu', torch.float64)
-    if f.ndim != 2 or len(f) < 2: raise ValueError(f'features of shape {tuple(f.shape)}: give (N, D) with N at least 2')
-    if not f.isfinite().all(): raise ValueError('features hold NaN or infinity: look at the images, or at the network that made the features')
+    "Mean and unbiased covariance. Raises ValueError for anything but two or more finite rows"
+    f, w = _rows(f), None if w is None else _double(w)
+    if w is not None and w.shape != f.shape[:1]:
+        raise ValueError(f'weights of shape {tuple(w.shape)}: give one for each of {len(f)} rows')
     n = len(f) if w is None else w.sum().item()
+    if not n >= 2:
+        raise ValueError(f'features of shape {tuple(f.shape)}, counted {n:g} times: '
+                         'give (N, D) with N at least 2')
     mean = f.mean(0) if w is None else w@f/n
     z = f - mean
     return Stats(mean, z.T@(z if w is None else z*w[:, None])/(n - 1), int(n))
@@ -111,7 +130,8 @@ class LeNet(nn.Module):
 
 # %% ../nbs/11_fld.ipynb #71586883
 def _accuracy(net, data):
-    with torch.no_grad(): return torch.cat([net(grey28(x)).argmax(1) for x in data.x.split(1000)]).eq(data.y).double().mean().item()
+    with torch.no_grad(): read = torch.cat([net(grey28(x)).argmax(1) for x in data.x.split(1000)])
+    return read.eq(data.y.cpu()).double().mean().item()
 
 def train_lenet(
     data:Images,        # Labelled pictures; the shipped weights are from `load_data('mnist')`
@@ -123,6 +143,7 @@ def train_lenet(
 )->LeNet:               # In eval mode
     "Train a LeNet on the CPU, on one thread: the same on the same machine. About a minute for MNIST"
     from fastprogress import progress_bar
+    data = data._replace(x=data.x.cpu(), y=data.y.cpu())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -149,7 +170,7 @@ class Reference(NamedTuple):
     stats:Stats   # Mean, covariance and number
     noise:float   # What noise scores against them: N(0,1) cut off at -1 and 1, seed 0
     floor:Tensor  # `(K, 2)`: n, and what n other real images score; the last n is infinite. Empty: nobody knows
-    rows:Tensor   # `(N, D)` float16: the features themselves where they are few, to see how much these few decide; else empty
+    rows:Tensor   # `(N, D)`: the features where they are few, to see how much these few decide; else empty
     hash:str      # Eight digits that change whenever the features or the images do
 
 @functools.cache
@@ -170,10 +191,17 @@ def evaluator(
     return net.eval().requires_grad_(False), refs
 
 # %% ../nbs/11_fld.ipynb #5a359a95
+def _whole(name, n, least=0): # a whole number of any kind, Python's, NumPy's or a tensor's -> int
+    try: n = operator.index(n)
+    except TypeError: raise ValueError(f'{name}={n!r}: give a whole number from {least} on') from None
+    if n < least: raise ValueError(f'{name}={n}: give a whole number from {least} on')
+    return n
+
 def _by(images, batch, function): # over pictures, so many at a time
     x = images.x if isinstance(images, Images) else images
     if not isinstance(x, Tensor) or x.ndim != 4 or not len(x): grey28(images)   # says what is wrong
-    with torch.no_grad(): return torch.cat([function(grey28(part)) for part in x.split(batch)])
+    parts = x.split(_whole('batch', batch, 1))
+    with torch.no_grad(): return torch.cat([function(grey28(part)) for part in parts])
 
 def features(
     images,         # `Images`, or a tensor `(N, C, S, S)`: uint8, or float in [-1, 1]
@@ -274,15 +302,16 @@ def calibrate(
     noisy:int=10_000,  # How many images of noise
 )->Reference:
     "Statistics, floor and noise level of a set of real images. Raises ValueError for no more images than there are features"
-    f = torch.as_tensor(features(images)).double()
+    f = _rows(features(images))
     if len(f) <= f.shape[1]: raise ValueError(f'{len(f)} reference images for {f.shape[1]} features: give more images than features')
     x = images.x if isinstance(images, Images) else images
-    static = torch.randn(noisy, *x.shape[1:], generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    shape = _whole('noisy', noisy, 2), *x.shape[1:]
+    static = torch.randn(shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     s = stats(f)
     noise = frechet(*stats(features(static))[:2], *s[:2])
-    floor = torch.empty(0, 2) if real is None else _table(torch.as_tensor(features(real)).double(), s)
+    floor = torch.empty(0, 2) if real is None else _table(_rows(features(real)), s)
     mark = hashlib.sha256(s.mean.numpy().tobytes() + s.cov.numpy().tobytes()).hexdigest()[:8]
-    return Reference(name, s, noise, floor, f.half() if len(f) < 2000 else f[:0].half(), mark)
+    return Reference(name, s, noise, floor, f if len(f) < 2000 else f[:0], mark)
 
 # %% ../nbs/11_fld.ipynb #3a94baff
 class FLD:
@@ -306,14 +335,15 @@ class FLD:
         seed:int=0, # Of the bootstrap and the halvings; the value does not depend on it
     )->Score:       # Value, standard error, de-biased value, floor, FLD%
         "Measure images. Warns under 2,000. Raises ValueError for no more images than features, and as `grey28` does"
-        f = torch.as_tensor(self.features(images)).detach().cpu().double()
-        D = len(self.ref.stats.mean)
-        if f.ndim != 2 or f.shape[1] != D: raise ValueError(f'features of shape {tuple(f.shape)} for a reference of {D} features')
+        seed = _whole('seed', seed)
+        f, D = _rows(self.features(images)), len(self.ref.stats.mean)
+        if f.shape[1] != D:
+            raise ValueError(f'features of shape {tuple(f.shape)} for a reference of {D} features')
         if len(f) <= D: raise ValueError(f'{len(f)} images are too few for a covariance of {D} features: give at least {D + 1}, better 10,000')
         if len(f) < 2000: warnings.warn(f'only {len(f):,} images: the value is mostly bias; read it beside its floor, or give 10,000', stacklevel=2)
         s, r = stats(f), self.ref
         value = frechet(*s[:2], *r.stats[:2])
-        wobble = _bootstrap(r.rows.double(), s, seed, 20) if len(r.rows) else None
+        wobble = _bootstrap(r.rows, s, seed, 20) if len(r.rows) else None
         return Score(value, _bootstrap(f, r.stats, seed), len(f), 2*value - _halves(f, r.stats, seed), _floor(r, len(f)), r, wobble, self.own)
 
     def __repr__(self): return f'FLD against {self.ref.name} ({self.ref.stats.n:,} images; noise scores {self.ref.noise:.4g})'
@@ -334,8 +364,9 @@ def kid(
     features=features, # Features of your own, images -> `(N, D)`; the LeNet's by default
 )->Estimate:           # The distance, which may come out a little below 0, and its standard error
     "Unbiased squared kernel distance, cubic kernel (Binkowski et al. 2018), of all images at once. Raises ValueError for fewer than two images"
-    f, g = (torch.as_tensor(features(x)).double() for x in (images, real))
-    if min(len(f), len(g)) < 2: raise ValueError(f'{len(f)} images and {len(g)} real ones: give at least 2 of each')
+    f, g = (_rows(features(x)) for x in (images, real))
+    if min(len(f), len(g)) < 2:
+        raise ValueError(f'{len(f)} images and {len(g)} real ones: give at least 2 of each')
     (ff, _), (gg, _), (fg, gf) = _likeness(f, f), _likeness(g, g), _likeness(f, g)
     var = 4*(ff - fg).var()/len(f) + 4*(gg - gf).var()/len(g)
     return Estimate((ff.mean() + gg.mean() - 2*fg.mean()).item(), var.sqrt().item())
@@ -359,8 +390,10 @@ def precision_recall(
     features=features, # Features of your own, images -> `(N, D)`; the LeNet's by default
 )->Quality:            # For real images both are about .8 to .9, not 1
     "How many images look real, and how much of reality they cover (Kynkaanniemi et al. 2019). Raises ValueError for k or fewer images"
-    f, g = (torch.as_tensor(features(x)).float() for x in (images, real))
-    if min(len(f), len(g)) <= k: raise ValueError(f'{len(f)} images and {len(g)} real ones: give more than k={k} of each')
+    f, g = (_rows(features(x)).float() for x in (images, real))
+    k = _whole('k', k, 1)
+    if min(len(f), len(g)) <= k:
+        raise ValueError(f'{len(f)} images and {len(g)} real ones: give more than k={k} of each')
     return Quality(_inside(f, g, _reach(g, k)), _inside(g, f, _reach(f, k)))
 
 # %% ../nbs/11_fld.ipynb #0c591a71
@@ -383,7 +416,7 @@ def nearest(
     features=features, # Features of your own, images -> `(N, D)`; `pixels` compares pixels
 )->Nearest:            # Distances are Euclidean, in the features
     "Is a model nearer to its training images than it should be?"
-    f, a, b = (torch.as_tensor(features(x)).float() for x in (images, train, test))
+    f, a, b = (_rows(features(x)).float() for x in (images, train, test))
     def near(g): return [torch.cat(t) for t in zip(*(torch.cdist(p, g, compute_mode='donot_use_mm_for_euclid_dist').min(1) for p in f.split(500)))]
     (to_a, index), (to_b, _) = near(a), near(b)
     return Nearest(to_a, to_b, index, (to_a < to_b).double().mean().item(), len(a)/(len(a) + len(b)))
@@ -405,14 +438,15 @@ class PerClass(NamedTuple):
 # %% ../nbs/11_fld.ipynb #0720a97b
 def per_class(
     images,      # `Images`, or a tensor `(N, C, S, S)`
-    labels=None, # What they should be, `(N,)` whole numbers from 0 to 9; None: the labels of `Images`
+    labels=None, # What they should be, `(N,)` whole numbers of any kind; None: the labels of `Images`
 )->PerClass:
     "Table and confusion matrix of labelled pictures of digits. Raises ValueError for labels that are missing or out of range"
     y = images.y if labels is None and isinstance(images, Images) else labels
     if y is None: raise ValueError('no labels: say with labels= which digit each picture should be')
-    y, read = torch.as_tensor(y).cpu().long(), classify(images).argmax(1)
-    if y.shape != read.shape or not 0 <= y.min() <= y.max() <= 9:
-        raise ValueError(f'labels of shape {tuple(y.shape)}, from {y.min()} to {y.max()}, for {len(read)} pictures: give one from 0 to 9 for each')
+    read = classify(images).argmax(1)
+    y = _labels(y.cpu() if isinstance(y, Tensor) else y, len(read), 'per_class')
+    if not 0 <= y.min() <= y.max() <= 9:
+        raise ValueError(f'labels from {y.min()} to {y.max()}: give a digit from 0 to 9 for each picture')
     return PerClass(torch.bincount(10*y + read, minlength=100).view(10, 10).double())
 
 # %% ../nbs/11_fld.ipynb #140fff2b
@@ -477,6 +511,7 @@ def make_reference(
     def see(images): return _by(images, 1000, net.features).detach()
     pairs = {'mnist-test': ('mnist', 'test', 'train'), 'mnist-train': ('mnist', 'train', 'test'), 'digits': ('digits', 'test', 'train')}
     made = [calibrate(name, sets[s, part], sets[s, other], see) for name, (s, part, other) in pairs.items()]
-    kept = {r.name: dict(mean=r.stats.mean, cov=r.stats.cov, n=r.stats.n, noise=r.noise, floor=r.floor, rows=r.rows) for r in made}
+    kept = {r.name: dict(mean=r.stats.mean, cov=r.stats.cov, n=r.stats.n, noise=r.noise, floor=r.floor, rows=r.rows.half())
+            for r in made}
     save_state(fname, dict(lenet=dict(net.state_dict()), references=kept))
     return hashlib.sha256(Path(fname).read_bytes()).hexdigest()
