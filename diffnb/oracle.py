@@ -12,18 +12,36 @@ from torch import Tensor
 from .angle import Guess, rates, unmix
 
 # %% ../nbs/03_oracle.ipynb #dcaaf5e7
-def _blocks(means, z, numbers=2**22):
-    "The means, flat and as `z` needs them, in blocks of about so many numbers"
-    for block in means.flatten(1).split(max(1, numbers//means[0].numel())):
-        yield block.to(z)
+def _doubles(numbers):
+    "Numbers of any kind as a float64 tensor on the CPU"
+    if isinstance(numbers, Tensor): return numbers.cpu().double()
+    return torch.as_tensor(numbers, dtype=torch.float64)
 
-def _far(z, means, a):
-    "Squared distances of the items `(B, D)` from the means times `a`, `(B, K)`"
-    if z.device.type == 'cpu':                            # float64: the product may be multiplied out
-        parts = [a**2*(m**2).sum(1) - 2*a*(z@m.T) for m in _blocks(means, z)]
-        return (z**2).sum(1, True) + torch.cat(parts, 1)
+def _rows(means, numbers=2**22):
+    "How many of the means are about so many numbers"
+    return max(1, numbers//means[0].numel())
+
+def _blocks(means, z, numbers=2**22):
+    "The means, flat, on the device of `z` and in its precision, in blocks of about so many numbers"
+    for block in means.flatten(1).split(_rows(means, numbers)): yield block.to(z)
+
+def _multiplied(z, means, log_w, a, var):
+    "Logits by one matrix product, and what is left out of them: float64 survives the subtraction"
+    one = torch.ones_like(z[:, :1])
+    items = torch.cat([a/var*z, -a**2/(2*var)*one, one], 1)
+    parts = []
+    for m, w in zip(_blocks(means, z), log_w.split(_rows(means))):
+        parts.append(items@torch.cat([m, (m**2).sum(1, True), w[:, None]], 1).T)
+    logits = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    return logits, -(z**2).sum(1, True)/(2*var)
+
+def _differences(z, means, log_w, a, var):
+    "The same by differences, which float32 survives too"
+    a = a[..., None] if a.ndim else a
     blocks = _blocks(means, z, 2**24//max(1, len(z)))
-    return torch.cat([(z[:, None] - a[..., None]*m).square().sum(-1) for m in blocks], 1)
+    far = torch.cat([(z[:, None] - a*m).square().sum(-1) for m in blocks], 1)
+    near = far.min(1, True).values
+    return (near - far)/(2*var) + log_w, -near/(2*var)
 
 class Mixture:
     "The exact denoiser for data that is a mixture of equal round Gaussians (or, at `std=0`, of points)"
@@ -40,31 +58,30 @@ class Mixture:
         if weights is not None and (len(weights) != len(means) or not (torch.as_tensor(weights).min() > 0 and torch.as_tensor(weights).max() < math.inf)):
             raise ValueError(f'weights: give {len(means)} positive numbers, one for each of the means')
         self.means, self.std = means, float(std)
-        self.log_w = torch.zeros(len(means)) if weights is None else torch.as_tensor(weights).cpu().double().log()
+        self.log_w = torch.zeros(len(means)) if weights is None else _doubles(weights).log()
 
     def _logits(self, x, phi):
-        "As `logits`, in float64 on a CPU; and the flat items in that precision"
+        "Log-likelihoods `(B, K)`, what is left out of them `(B, 1)`, rate, variance, and the flat items"
         kind = torch.float64 if x.device.type == 'cpu' else torch.promote_types(x.dtype, torch.float32)
         z = x.flatten(1).to(kind)                                        # (B, D)
         a, s = rates(phi, z)                                             # scalars or (B, 1)
         if self.means[0].numel() != z.shape[1]:
             raise ValueError(f'items of {tuple(x.shape[1:])} for an oracle of {tuple(self.means.shape[1:])}')
         var = (a**2*self.std**2 + s**2).clamp_min(1e-20)
-        far = _far(z, self.means, a)
-        near = far.min(1, True).values
-        return (near - far)/(2*var) + self.log_w.to(kind).to(x.device), near, a, var, z
+        way = _multiplied if kind == torch.float64 else _differences
+        return *way(z, self.means, self.log_w.to(z), a, var), a, var, z
 
     def logits(self, x, phi):
         "For every item the log-likelihood of having come from each blob, `(B, K)`, up to one constant; and the rates and variance"
         rates(phi, x)                                                    # refuses bytes
-        return tuple(r.to(x.dtype) for r in self._logits(x, phi)[:4])
+        logits, _, a, var, _ = self._logits(x, phi)
+        return tuple(r.to(x.dtype) for r in (logits - logits.amax(1, True), a, var))
 
     def _guess(self, x, phi):
         "The best guess for a block of items, in the precision of `_logits`"
         logits, _, a, var, z = self._logits(x, phi)
-        weights, means = logits.softmax(1), _blocks(self.means, z)
-        rows = max(1, 2**22//z.shape[1])                                 # as `_blocks` cuts
-        mean = sum(w@m for w, m in zip(weights.split(rows, 1), means))   # (B, D)
+        weights = logits.softmax(1).split(_rows(self.means), 1)
+        mean = sum(w@m for w, m in zip(weights, _blocks(self.means, z)))  # (B, D)
         return unmix(z, mean + a*self.std**2/var*(z - a*mean), phi, 'x0')
 
     def __call__(self,
@@ -86,9 +103,9 @@ class Mixture:
     )->Tensor:    # `(B,)`
         "Log density of the noisy mixtures at angle `phi`"
         rates(phi, x)                                                    # refuses bytes
-        logits, near, a, var, _ = self._logits(x, phi)
-        dims, var = x[0].numel(), var.expand(len(x), 1)[:, 0]
-        log_p = torch.logsumexp(logits, 1) - torch.logsumexp(self.log_w.to(near), 0) - near[:, 0]/(2*var)
+        logits, rest, _, var, z = self._logits(x, phi)
+        dims, var = x[0].numel(), var.to(z).expand(len(x), 1)[:, 0]
+        log_p = torch.logsumexp(logits, 1) + rest[:, 0] - torch.logsumexp(self.log_w.to(z), 0)
         return (log_p - .5*dims*torch.log(2*math.pi*var)).to(x.dtype)
 
 # %% ../nbs/03_oracle.ipynb #be244ef1

@@ -39,7 +39,7 @@ def test_both_ends_are_angles_in_every_precision(kind):
 
 def test_angles_come_as_lists_and_numpy_too():
     x, e, phi = torch.randn(3, 2), torch.randn(3, 2), [.1, .2, .3]
-    want = mix(x, e, torch.tensor(phi).double())
+    want = mix(x, e, torch.tensor(phi, dtype=torch.float64))
     assert torch.equal(mix(x, e, phi), want)
     assert torch.equal(mix(x, e, np.array(phi)), want)
     assert torch.equal(mix(x, e, np.array(.5)), mix(x, e, .5))
