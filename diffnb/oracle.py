@@ -27,11 +27,10 @@ def _blocks(means, z, numbers=2**22):
 
 def _multiplied(z, means, log_w, a, var):
     "Logits by one matrix product, and what is left out of them: float64 survives the subtraction"
-    one = torch.ones_like(z[:, :1])
-    items = torch.cat([a/var*z, -a**2/(2*var)*one, one], 1)
     parts = []
     for m, w in zip(_blocks(means, z), log_w.split(_rows(means))):
-        parts.append(items@torch.cat([m, (m**2).sum(1, True), w[:, None]], 1).T)
+        size = (m**2).sum(1)
+        parts.append(torch.addmm(w - a**2/(2*var)*size, a/var*z, m.T))
     logits = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
     return logits, -(z**2).sum(1, True)/(2*var)
 
