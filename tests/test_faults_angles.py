@@ -98,6 +98,7 @@ def test_a_schedule_defined_anew_takes_effect(forget):
     assert abs(deep(new) - before[1]) > .1
     assert (half_way(old), deep(old)) == before
     assert old != new and between(schedule=old) != between(schedule=new)
+    assert copy.deepcopy(old) == old                # a copy of a model keeps what the model had
     assert new == new() and hash(new) == hash(new())
 
 def test_whether_a_number_of_steps_is_whole_does_not_depend_on_what_ran_before():
