@@ -6,12 +6,42 @@
 __all__ = ['Mixture', 'mixture', 'ideal', 'score']
 
 # %% ../nbs/03_oracle.ipynb #4dda36ea
-import math
+import itertools, math
 import torch
 from torch import Tensor
-from .angle import rates, unmix
+from .angle import Guess, rates, unmix
 
 # %% ../nbs/03_oracle.ipynb #dcaaf5e7
+def _doubles(numbers):
+    "Numbers of any kind as a float64 tensor on the CPU"
+    if isinstance(numbers, Tensor): return numbers.cpu().double()
+    return torch.as_tensor(numbers, dtype=torch.float64)
+
+def _rows(means, numbers=2**22):
+    "How many of the means are about so many numbers"
+    return max(1, numbers//means[0].numel())
+
+def _blocks(means, z, numbers=2**22):
+    "The means, flat, on the device of `z` and in its precision, in blocks of about so many numbers"
+    for block in means.flatten(1).split(_rows(means, numbers)): yield block.to(z)
+
+def _multiplied(z, means, log_w, a, var):
+    "Logits by one matrix product, and what is left out of them: float64 survives the subtraction"
+    parts = []
+    for m, w in zip(_blocks(means, z), log_w.split(_rows(means))):
+        size = (m**2).sum(1)
+        parts.append(torch.addmm(w - a**2/(2*var)*size, a/var*z, m.T))
+    logits = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    return logits, -(z**2).sum(1, True)/(2*var)
+
+def _differences(z, means, log_w, a, var):
+    "The same by differences, which float32 survives too"
+    a = a[..., None] if a.ndim else a
+    blocks = _blocks(means, z, 2**24//max(1, len(z)))
+    far = torch.cat([(z[:, None] - a*m).square().sum(-1) for m in blocks], 1)
+    near = far.min(1, True).values
+    return (near - far)/(2*var) + log_w, -near/(2*var)
+
 class Mixture:
     "The exact denoiser for data that is a mixture of equal round Gaussians (or, at `std=0`, of points)"
     def __init__(self,
@@ -26,18 +56,32 @@ class Mixture:
         if not 0 <= std < math.inf: raise ValueError(f'std={std}: it must be a number from 0 on')
         if weights is not None and (len(weights) != len(means) or not (torch.as_tensor(weights).min() > 0 and torch.as_tensor(weights).max() < math.inf)):
             raise ValueError(f'weights: give {len(means)} positive numbers, one for each of the means')
-        self.means, self.std = means, std
-        self.log_w = torch.zeros(len(means)) if weights is None else torch.as_tensor(weights, dtype=torch.float64).log()
+        self.means, self.std = means, float(std)
+        self.log_w = torch.zeros(len(means)) if weights is None else _doubles(weights).log()
+
+    def _logits(self, x, phi):
+        "Log-likelihoods `(B, K)`, what is left out of them `(B, 1)`, rate, variance, and the flat items"
+        kind = torch.float64 if x.device.type == 'cpu' else torch.promote_types(x.dtype, torch.float32)
+        z = x.flatten(1).to(kind)                                        # (B, D)
+        a, s = rates(phi, z)                                             # scalars or (B, 1)
+        if self.means[0].numel() != z.shape[1]:
+            raise ValueError(f'items of {tuple(x.shape[1:])} for an oracle of {tuple(self.means.shape[1:])}')
+        var = (a**2*self.std**2 + s**2).clamp_min(1e-20)
+        way = _multiplied if kind == torch.float64 else _differences
+        return *way(z, self.means, self.log_w.to(z), a, var), a, var, z
 
     def logits(self, x, phi):
         "For every item the log-likelihood of having come from each blob, `(B, K)`, up to one constant; and the rates and variance"
-        a, s = rates(phi, x.flatten(1))                                  # scalars or (B, 1)
-        mu, z = self.means.flatten(1).to(x), x.flatten(1)                # (K, D), (B, D)
-        if mu.shape[1] != z.shape[1]: raise ValueError(f'items of {tuple(x.shape[1:])} for an oracle of {tuple(self.means.shape[1:])}')
-        var = (a**2*self.std**2 + s**2).clamp_min(1e-20)
-        far = (z**2).sum(1, True) - 2*a*z@mu.T + a**2*(mu**2).sum(1)     # squared distances, (B, K)
-        near = far.min(1, True).values
-        return (near - far)/(2*var) + self.log_w.to(x), near, a, var
+        rates(phi, x)                                                    # refuses bytes
+        logits, _, a, var, _ = self._logits(x, phi)
+        return tuple(r.to(x.dtype) for r in (logits - logits.amax(1, True), a, var))
+
+    def _guess(self, x, phi):
+        "The best guess for a block of items, in the precision of `_logits`"
+        logits, _, a, var, z = self._logits(x, phi)
+        weights = logits.softmax(1).split(_rows(self.means), 1)
+        mean = sum(w@m for w, m in zip(weights, _blocks(self.means, z)))  # (B, D)
+        return unmix(z, mean + a*self.std**2/var*(z - a*mean), phi, 'x0')
 
     def __call__(self,
         x:Tensor,  # Mixtures, `(B, ...)`
@@ -45,20 +89,23 @@ class Mixture:
         cond=None, # Ignored: an oracle has no labels
     ):             # `Guess`, both halves shaped as `x`
         "The best guess that anybody could make"
-        logits, _, a, var = self.logits(x, phi)
-        mean = (logits.softmax(1)@self.means.flatten(1).to(x))           # (B, D)
-        x0 = mean + a*self.std**2/var*(x.flatten(1) - a*mean)
-        return unmix(x, x0.view_as(x), phi, 'x0')
+        rates(phi, x)                                                    # refuses bytes and wrong shapes
+        if not isinstance(phi, Tensor): phi = torch.as_tensor(phi, dtype=torch.float64)
+        n = max(1, 2**23//len(self.means))                               # keeps the table of distances small
+        angles = phi.split(n) if phi.ndim else itertools.repeat(phi)
+        halves = zip(*(self._guess(block, p) for block, p in zip(x.split(n), angles)))
+        return Guess(*(torch.cat(h).to(x.dtype).view_as(x) for h in halves))
 
     def log_prob(self,
         x:Tensor, # Mixtures, `(B, ...)`
         phi,      # Angle in radians, one or `(B,)`
     )->Tensor:    # `(B,)`
         "Log density of the noisy mixtures at angle `phi`"
-        logits, near, a, var = self.logits(x, phi)
-        dims, var = x[0].numel(), var.expand(len(x), 1)[:, 0]
-        log_p = torch.logsumexp(logits, 1) - torch.logsumexp(self.log_w.to(x), 0) - near[:, 0]/(2*var)
-        return log_p - .5*dims*torch.log(2*math.pi*var)
+        rates(phi, x)                                                    # refuses bytes
+        logits, rest, _, var, z = self._logits(x, phi)
+        dims, var = x[0].numel(), var.to(z).expand(len(x), 1)[:, 0]
+        log_p = torch.logsumexp(logits, 1) + rest[:, 0] - torch.logsumexp(self.log_w.to(z), 0)
+        return (log_p - .5*dims*torch.log(2*math.pi*var)).to(x.dtype)
 
 # %% ../nbs/03_oracle.ipynb #be244ef1
 def mixture(
@@ -83,5 +130,6 @@ def score(
 )->Tensor:     # The score, shaped as `x`
     "Gradient of the log density of the mixtures at angle `phi`, by Tweedie's formula: `-eps/sin(phi)`. Raises `ValueError` at angle 0"
     _, s = rates(phi, x)
-    if not (s > 0).all(): raise ValueError('at angle 0 there is no noise and the density of points has no gradient: use an angle above 0')
+    look = s.device.type == 'cpu'                          # another device would have to wait for us
+    if look and not (s > 0).all(): raise ValueError('at angle 0 there is no noise and the density of points has no gradient: use an angle above 0')
     return -denoise(x, phi).eps/s
