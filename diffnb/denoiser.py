@@ -7,10 +7,12 @@ __all__ = ['errors', 'weightings', 'Scaled', 'channel_stats', 'check_target', 'w
            'from_diffusers']
 
 # %% ../nbs/08_denoiser.ipynb #92913c9a
+import math
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from .angle import Guess, aim, mix, rates, targets, unmix
+from .embedding import _whole
 from .schedules import check_curve, cosine, from_betas, timestep
 
 # %% ../nbs/08_denoiser.ipynb #1608bcb4
@@ -28,7 +30,7 @@ class Scaled(nn.Module):
             self.register_buffer(name, stat)
         if not (self.std > 0).all():
             raise ValueError(f'std={self.std.tolist()}: it must be above 0 (a channel that never changes has none: give it 1)')
-        self.shape = tuple(int(n) for n in shape) if shape is not None else None
+        self.shape = None if shape is None else tuple(_whole(1, **{f'shape[{i}]': n for i, n in enumerate(shape)}))
 
     def _column(self, stat, x):
         if not x.is_floating_point(): raise ValueError(f'x is {x.dtype}: give floating point; `batches` or `to_float` turn bytes into [-1, 1]')
@@ -51,13 +53,24 @@ def channel_stats(
     data, # `Images`, a uint8 tensor `(N, C, H, W)`, or floats `(N, C, ...)` as a batch has them
 ):        # `dict(mean=(C,), std=(C,))`: `Denoiser(net, **channel_stats(data))`
     "Mean and standard deviation of every channel; a channel that never changes gets 1. Raises ValueError for an empty set or NaN"
-    x = getattr(data, 'x', data)
+    x = torch.as_tensor(getattr(data, 'x', data))
     if not len(x): raise ValueError('the data set is empty: there is nothing to measure')
-    x = x.double()/127.5 - 1 if x.dtype == torch.uint8 else x.double()
-    if not x.isfinite().all(): raise ValueError('the data hold NaN or infinity: clean them first')
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        raise ValueError(f'the data are {x.dtype}: give bytes (torch.uint8), or floating point in [-1, 1]')
     dims = [d for d in range(x.ndim) if d != 1]
-    mean, std = x.mean(dims), x.std(dims, correction=0)
+    count = x.numel() // (x.shape[1] if x.ndim > 1 else 1)
+    mean = sum(part.sum(dims) for part in _parts(x)) / count
+    if not mean.isfinite().all(): raise ValueError('the data hold NaN or infinity: clean them first')
+    middle = mean.view(-1, *[1]*(x.ndim - 2)) if x.ndim > 1 else mean
+    std = (sum((part - middle).square().sum(dims) for part in _parts(x)) / count).sqrt()
     return dict(mean=mean.float(), std=torch.where(std > 1e-8, std, 1.).float())
+
+def _parts(x, n=2**19):
+    "The items of x, about n numbers at a time: in [-1, 1] if they were bytes, in float64, and on the CPU because not every device has that"
+    for part in x.split(max(1, n//max(1, x[0].numel()))):
+        part = part.cpu().double()
+        yield part.div_(127.5).sub_(1) if x.dtype == torch.uint8 else part
+
 
 # %% ../nbs/08_denoiser.ipynb #85f8007a
 def check_target(
@@ -110,10 +123,24 @@ def spread(
     phi,      # Angle(s) in radians, one or `(B,)`
     x:Tensor, # The batch, `(B, ...)`
 )->Tensor:    # `(B,)` on the device of `x`, float32 (float64 where `x` is)
-    "The angle of every item, as networks want it"
+    "The angle of every item, as networks want it. Raises ValueError for what is no angle (of tensors on a GPU only their type is looked at)"
     kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if not isinstance(phi, Tensor) or phi.ndim == 0: return torch.full((len(x),), float(phi), device=x.device, dtype=kind)
+    phi = _radians(phi)
+    if phi.ndim == 0: return torch.full((len(x),), phi.item(), device=x.device, dtype=kind)
     return phi.to(x.device, kind)
+
+def _radians(phi):
+    "Angles as a tensor, a single one on the CPU. Raises ValueError for whole numbers one per item, and on the CPU for what is not between 0 and pi/2"
+    phi = torch.as_tensor(phi, dtype=None if isinstance(phi, Tensor) else torch.float64)
+    if phi.ndim == 0: phi = phi.cpu().double()
+    if not phi.is_floating_point(): raise ValueError(f'phi holds {phi.flatten()[:1].tolist()}, in {phi.dtype}: {_give_radians}')
+    if phi.device.type == 'cpu':
+        wrong = phi[~((phi >= -1e-6) & (phi <= math.pi/2 + 1e-6))]                     # NaN is neither
+        if len(wrong): raise ValueError(f'phi={wrong[0].item():.4g}: {_give_radians}')
+    return phi
+
+_give_radians = ('angles are radians between 0 and pi/2; math.radians and torch.deg2rad turn degrees into them, '
+                 'and linear_beta((t + 1)/1000) the time steps of DDPM')
 
 def bare(
     net:nn.Module, # A network, possibly wrapped by DistributedDataParallel, torch.compile or AveragedModel
@@ -134,7 +161,10 @@ def _like(x, generator):
 def _cfg(o, what):
     "The written form of a part, or an error that says how to give it one"
     if o is None or hasattr(o, 'cfg'): return getattr(o, 'cfg', None)
-    raise ValueError(f'{what} {o!r} cannot be written to a file: ' + ('define it with the decorator @schedule' if 'schedule' in what else
+    if isinstance(o, Timed):
+        raise ValueError(f'{what} is one of diffusers and cannot be written to our files: keep it with its own save_pretrained, and use from_diffusers again')
+    name = f'{type(o).__name__}()' if isinstance(o, nn.Module) else f'{o!r:.60}'
+    raise ValueError(f'{what} {name} cannot be written to a file: ' + ('define it with the decorator @schedule' if 'schedule' in what else
                      'its class needs `self.cfg = config(self, locals())` as the first line after super().__init__()'))
 
 # %% ../nbs/08_denoiser.ipynb #822420fe
@@ -151,7 +181,7 @@ class Denoiser(Scaled):
     ):
         super().__init__(mean, std, shape)
         for curve in (schedule, schedule if sample_schedule is None else sample_schedule): check_target(target, curve)
-        if not isinstance(net, nn.Module): raise ValueError(f'net={net!r}: give a network, an nn.Module such as MLP(), not its class or a function')
+        if not isinstance(net, nn.Module): raise ValueError(f'net={net!r:.60}: give a network, an nn.Module such as MLP(), not its class or a function')
         self.net, self.target, self.schedule, self.sample_schedule = net, target, schedule, sample_schedule
         self.eval()
 
@@ -203,22 +233,59 @@ class Denoiser(Scaled):
 
 # %% ../nbs/08_denoiser.ipynb #b795cc97
 class Timed(nn.Module):
-    "A network that wants the number of a step where ours want an angle"
+    "A network that wants the number of a step where ours want an angle, and has its own word for 'no label'"
     def __init__(self,
-        net,      # `net(x, t)`, `net(x, t, class_labels=y)`: returns a tensor, or an object whose `.sample` is one
-        schedule, # A schedule made of steps
+        net,       # `net(x, t)`, `net(x, t, class_labels=y)`: returns a tensor, or an object whose `.sample` is one
+        schedule,  # A schedule made of steps
+        null=None, # The label that means 'no label' to it; None: it has none, and is then called without labels
     ):
         super().__init__()
-        self.net, self.schedule = net, schedule
+        self.net, self.schedule, self.classes = net, schedule, _table_rows(net)
+        if null is not None: null, = _whole(0, null=null)
+        if null is not None and self.classes is not None and null >= self.classes:
+            raise ValueError(f'null={null} is not one of the {self.classes} rows of the table of labels: they are 0 to {self.classes - 1}')
+        self.null = null
 
     def forward(self, x, phi, cond=None):
-        t = timestep(self.schedule, phi.to('cpu', torch.float64)).round().long().clamp(min=0).to(x.device)
-        out = self.net(x, t) if cond is None else self.net(x, t, class_labels=cond)
-        return getattr(out, 'sample', out)[:, :x.shape[1]]            # some say a variance too, in further channels
+        t = timestep(self.schedule, phi.cpu().double()).round().long().clamp(min=0).to(x.device)
+        if cond is not None and cond.is_floating_point(): return self._ask(x, t, cond)
+        y = torch.full((len(x),), -1, device=x.device) if cond is None else self._known(cond, x)
+        none = y < 0
+        if self.null is not None and self.classes != 0: return self._ask(x, t, torch.where(none, self.null, y))
+        lone = bool(none.all())
+        if lone or not none.any(): return self._ask(x, t, None if lone else y)
+        out = torch.empty_like(x)                                     # some with a label, some without: ask twice
+        out[none], out[~none] = self._ask(x[none], t[none], None), self._ask(x[~none], t[~none], y[~none])
+        return out
+
+    def _ask(self, x, t, y):
+        if y is None and self.classes:
+            raise ValueError(f'this network has {self.classes} classes and always wants a label: give `cond`, one for each item; or, if one of them '
+                             f'meant "no label" in its training, name it, such as from_diffusers(unet, scheduler, null={self.classes - 1})')
+        out = self.net(x, t) if y is None else self.net(x, t, class_labels=y)
+        return getattr(out, 'sample', out)[:, :x.shape[1]].to(x.dtype)   # some say a variance too, in further channels
+
+    def _known(self, cond, x):
+        "Labels as int64 on the device of x, looked at even where that makes a GPU wait: a label too many would end the whole program there"
+        if cond.shape != x.shape[:1]: raise ValueError(f'cond has shape {tuple(cond.shape)} for a batch of {len(x)}: give one label per item, ({len(x)},)')
+        y = cond.long().to(x.device)
+        if self.classes == 0 and (y >= 0).any(): raise ValueError('this network was made without labels: leave `cond` out')
+        bad = y[(y < -1) | (y >= (self.classes or math.inf))]
+        last = self.classes - 1 if self.classes else 'the number of classes less one'
+        if len(bad): raise ValueError(f'label {bad[0].item()} is not one of the classes: labels are 0 to {last}, and -1 for "no label"')
+        return y
+
+def _table_rows(net):
+    "How many labels a network of diffusers knows: 0 for none, None where it does not say"
+    net = bare(net)
+    if not hasattr(net, 'class_embedding'): return None
+    table = net.class_embedding
+    return 0 if table is None else getattr(table, 'num_embeddings', None)
 
 def from_diffusers(
     unet,       # A diffusers `UNet2DModel`, or anything called like one
     scheduler,  # Its scheduler, of which `betas` and `config.prediction_type` are read
+    null=None,  # The label that meant "no label" in its training, often the last row of its table; None: there was none
 )->Denoiser:    # In eval mode
     "A `Denoiser` around a network trained with diffusers. Raises ValueError where the scheduler has no betas or predicts something else"
     said = dict(epsilon='eps', sample='x0', v_prediction='v')
@@ -227,4 +294,4 @@ def from_diffusers(
         raise ValueError(f'{type(scheduler).__name__} has no betas: only schedulers of the DDPM family can be translated')
     if kind not in said: raise ValueError(f'prediction_type {kind!r} is not known: one of {", ".join(said)}')
     schedule = from_betas(betas=scheduler.betas.double().tolist())
-    return Denoiser(Timed(unet, schedule), said[kind], schedule).eval()
+    return Denoiser(Timed(unet, schedule, null), said[kind], schedule).eval()

@@ -7,9 +7,20 @@ __all__ = ['angle_kinds', 'sinusoidal', 'log_sigma', 'angle_features', 'AngleEmb
 
 # %% ../nbs/06_embedding.ipynb #1e48be9c
 import math
+import operator
 import torch
 from torch import nn, Tensor
 from .schedules import from_cfg, timestep
+
+# %% ../nbs/06_embedding.ipynb #6b3a9686
+def _whole(least, **values):
+    "The values as plain ints, from whole numbers of any kind (Python, NumPy, torch). Raises ValueError for what is none, or is below `least`"
+    found = []
+    for name, v in values.items():
+        try: found.append(int(operator.index(v)))
+        except (TypeError, RuntimeError): raise ValueError(f'{name}={v!r:.60}: give a whole number, {least} or more') from None
+        if found[-1] < least: raise ValueError(f'{name}={found[-1]}: give a whole number, {least} or more')
+    return found
 
 # %% ../nbs/06_embedding.ipynb #4729f273
 def sinusoidal(
@@ -21,9 +32,11 @@ def sinusoidal(
     interleave:bool=False, # Order the features sin, cos, sin, cos, ... rather than all sines, then all cosines
 )->Tensor:                 # `(B, dim)`, between -1 and 1; float32, or float64 where `x` is
     "Sines and cosines of `x` at `dim/2` frequencies (Vaswani et al. 2017, arXiv:1706.03762, section 3.5). Raises ValueError for a `dim` that does not fit"
+    if not isinstance(dim, int): dim, = _whole(1, dim=dim)
     if dim % 2 or dim < 4: raise ValueError(f'dim={dim}: sines and cosines come in pairs, and from two pairs on: give an even number, 4 or more')
     if x.ndim != 1: raise ValueError(f'x has shape {tuple(x.shape)}: give one number per item, (B,)')
-    if not (min_freq > 0 and max_freq > 0): raise ValueError(f'frequencies from {min_freq} to {max_freq}: both must be above 0')
+    if not (0 < min_freq < math.inf and 0 < max_freq < math.inf):
+        raise ValueError(f'frequencies from {min_freq} to {max_freq}: both must be above 0 and finite')
     kind = torch.float64 if x.dtype == torch.float64 else torch.float32
     powers = torch.linspace(0, 1, dim//2, dtype=kind, device=x.device)
     freqs = min_freq * (max_freq/min_freq)**powers * (2*math.pi if cycles else 1)   # (dim/2,)
@@ -64,9 +77,11 @@ def angle_features(
     if kind not in angle_kinds: raise ValueError(f'kind {kind!r} is not known: choose one of {", ".join(angle_kinds)}')
     read, settings = angle_kinds[kind]
     if freqs is not None:
-        if not isinstance(freqs, (tuple, list)) or len(freqs) != 2 or not all(isinstance(f, (int, float)) for f in freqs):
-            raise ValueError(f'freqs={freqs}: give the first and the last, such as (1, 1000)')
-        settings = dict(settings, min_freq=freqs[0], max_freq=freqs[1])
+        try:
+            if isinstance(freqs, str): raise TypeError
+            lo, hi = map(float, freqs)
+        except (TypeError, ValueError): raise ValueError(f'freqs={freqs!r:.60}: give the first and the last, such as (1, 1000)') from None
+        settings = dict(settings, min_freq=lo, max_freq=hi)
     phi = phi if phi.dtype == torch.float64 else phi.float()       # half precision cannot hold a fine angle
     return sinusoidal(read(phi, schedule), dim, **settings)
 
@@ -82,12 +97,13 @@ class AngleEmbed(nn.Module):
         schedule=None,    # For 'timestep': the schedule whose steps are counted, or its `.cfg`
     ):
         super().__init__()
+        dim, out, hidden = _whole(1, dim=dim, out=out, hidden=out if hidden is None else hidden)
         self.dim, self.kind = dim, kind
         self.schedule = from_cfg(schedule) if isinstance(schedule, dict) else schedule
         angle_features(torch.zeros(1), dim, kind, self.schedule)           # a bad setting is refused now, not in training
         try: bend = getattr(nn, act)()
         except (AttributeError, TypeError): raise ValueError(f"act {act!r} is no activation of torch.nn: give the name of one, such as 'SiLU' or 'GELU'") from None
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden or out), bend, nn.Linear(hidden or out, out))
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), bend, nn.Linear(hidden, out))
 
     def forward(self,
         phi:Tensor, # Angles in radians, `(B,)`
@@ -104,6 +120,7 @@ class LabelEmbed(nn.Module):
         null:bool=True, # Learn row 0 for 'no label'. False: there is no such row, and 'no label' is the zero vector
     ):
         super().__init__()
+        classes, dim = _whole(0, classes=classes, dim=dim)
         if classes < 1: raise ValueError(f'classes={classes}: a table of labels needs at least one class')
         self.classes, self.null = classes, null
         self.rows = nn.Embedding(classes + null, dim)

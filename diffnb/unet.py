@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
-from .embedding import AngleEmbed, LabelEmbed, angle_features
+from .embedding import AngleEmbed, LabelEmbed, _whole, angle_features
 
 # %% ../nbs/07_unet.ipynb #91f4f110
 def config(
@@ -32,9 +32,16 @@ def config(
     for k, p in [*inspect.signature(runs).parameters.items()][1:]:
         if p.kind == p.VAR_POSITIONAL: raise ValueError(f'{name}.__init__ takes *{k}, which have no names to be saved by: give each argument a name')
         args.update(local_vars[k] if p.kind == p.VAR_KEYWORD else {k: local_vars[k]})
-    try: return {'name': name, **json.loads(json.dumps(args, default=lambda o: o.cfg))}
-    except (TypeError, AttributeError):
-        raise ValueError(f'{name} was given {args}: only numbers, texts, lists, dicts and things with a `.cfg` can be saved') from None
+    return {'name': name, **{k: _plain(f'{name} was given {k}', v) for k, v in args.items()}}
+
+def _plain(what, value):
+    "A setting as JSON has it: numbers of NumPy and torch become Python's, and whatever has a `.cfg` becomes that"
+    def other(o):
+        if isinstance(o, range) or getattr(o, 'ndim', 2) < 2: return o.tolist() if hasattr(o, 'tolist') else list(o)
+        return o.cfg
+    try: return json.loads(json.dumps(value, default=other))
+    except (TypeError, AttributeError, ValueError):
+        raise ValueError(f'{what}={" ".join(repr(value).split()):.60}: only numbers, texts, lists, dicts and things with a `.cfg` can be saved') from None
 
 def _passes_on(outer, inner):
     "Whether all arguments of a subclass's __init__ are arguments of its base class, and the other way round"
@@ -47,6 +54,7 @@ def _passes_on(outer, inner):
 def _conv3(cin, cout): return nn.Conv2d(cin, cout, 3, padding=1)
 
 def _norm(channels, groups):
+    channels, groups = _whole(0, channels=channels, groups=groups)
     if groups < 1 or channels % groups:
         raise ValueError(f'{channels} channels cannot be split into {groups} groups: take widths that are multiples of {groups}, or other `groups`')
     return nn.GroupNorm(groups, channels)
@@ -54,10 +62,6 @@ def _norm(channels, groups):
 def _pick(table, name, what):
     if name not in table: raise ValueError(f'{what} {name!r} is not known: choose one of {", ".join(table)}')
     return table[name]
-
-def _whole(least, **values):
-    for name, v in values.items():
-        if not isinstance(v, int) or v < least: raise ValueError(f'{name}={v!r}: give a whole number, {least} or more')
 
 def _per_floor(**lists):
     for name, v in lists.items():
@@ -90,6 +94,7 @@ class ConvEmbed(nn.Module):
         dropout=0.,   # Share of the results dropped while training
     ):
         super().__init__()
+        cin, cout, emb = _whole(1, cin=cin, cout=cout, emb=emb)
         self.conv, self.norm, self.dense = _conv3(cin, cout), _norm(cout, groups), nn.Linear(emb, cout)
         self.drop = nn.Dropout(dropout)
 
@@ -114,6 +119,7 @@ class ResBlock(nn.Module):
         shortcut:int=1, # Kernel of the way around where `cin` is not `cout`: 1 or 3
     ):
         super().__init__()
+        cin, cout, shortcut = _whole(1, cin=cin, cout=cout, shortcut=shortcut)
         self.one = ConvEmbed(cin, cout, emb, groups, dropout)
         self.two, self.norm = _conv3(cout, cout), _norm(cout, groups)
         self.skip = nn.Identity() if cin == cout else nn.Conv2d(cin, cout, shortcut, padding=shortcut//2)
@@ -138,6 +144,7 @@ class PreNormBlock(nn.Module):
         resample:str=None, # 'down': halve the size inside the block; 'up': double it
     ):
         super().__init__()
+        cin, cout, emb = _whole(1, cin=cin, cout=cout, emb=emb)
         self.norm1, self.conv1 = _norm(cin, groups), _conv3(cin, cout)
         self.dense = nn.Linear(emb, self.numbers*cout)
         self.norm2, self.drop, self.conv2 = _norm(cout, groups), nn.Dropout(dropout), _conv3(cout, cout)
@@ -174,6 +181,7 @@ class Attention(nn.Module):
         bias:bool=True,  # Whether queries, keys and values have a bias
     ):
         super().__init__()
+        channels, heads, kernel = _whole(0, channels=channels, heads=heads, kernel=kernel)
         if heads < 1 or channels % heads:
             raise ValueError(f'{channels} channels cannot be split among {heads} heads: take a width that is a multiple of {heads}, or other `heads`')
         self.heads = heads
@@ -225,6 +233,7 @@ class Embed(nn.Module):
         **angle,           # More for `AngleEmbed`: kind, act, schedule
     ):
         super().__init__()
+        classes, out = _whole(0, classes=classes, out=out)
         self.combine = _pick(combines, combine, 'combine')
         self.out = out*(2 if classes and combine == 'cat' else 1)
         self.angle = AngleEmbed(dim, out, **angle)
@@ -251,7 +260,7 @@ class UNetFixed(nn.Module):
     ):
         super().__init__()
         self.cfg = config(self, locals())
-        _whole(1, channels=channels, width=width, groups=groups, heads=heads)
+        channels, width, groups, heads = _whole(1, channels=channels, width=width, groups=groups, heads=heads)
         a, b, c, E = width, 2*width, 4*width, 4*width
         block = lambda cin, cout: ResBlock(cin, cout, E, groups, shortcut=3)
         grow = lambda cin, cout: nn.Sequential(nn.Upsample(scale_factor=2), _conv3(cin, cout))
@@ -293,7 +302,7 @@ def summary(
     shape=(1, 1, 28, 28), # Shape of a batch to send through
 )->Summary:               # A table: part, kind, shape of its output, parameters
     "The parts of a network in the order in which they are used"
-    rows, hooks, x = [], [], torch.zeros(shape).to(next(net.parameters()))
+    rows, hooks, x = [], [], torch.zeros(_whole(1, **{f'shape[{i}]': n for i, n in enumerate(shape)})).to(next(net.parameters()))
     def note(name, layer):
         def hook(_, args, out): rows.append((name, type(layer).__name__, 'x'.join(map(str, out.shape[1:])), _count(layer)))
         hooks.append(layer.register_forward_hook(hook))
@@ -421,7 +430,7 @@ def u_level(
 
 # %% ../nbs/07_unet.ipynb #1ed752e6
 def _side_by_side(h, groups):
-    "The channels of a pixel side by side in memory, where that was measured to be the faster way"
+    "The channels of a pixel side by side in memory, where that is the faster way: on a CPU as measured, on a GPU as its makers say"
     half = h.dtype in (torch.bfloat16, torch.float16)
     faster = dict(cpu=groups == 1 or not half, cuda=half).get(h.device.type, False)
     return h.contiguous(memory_format=torch.channels_last) if faster else h
@@ -487,11 +496,12 @@ class UNet(nn.Module):
         self.cfg = config(self, locals())
         self.o = o = SimpleNamespace(**self.cfg)
         _check_choices(o)
-        widths = [width] + [width*m for m in mults]
-        self.embed = Embed(features*width, 4*width, classes, combine, null, kind=kind, act=act, schedule=schedule)
-        self.first = _conv3(channels + extra, width)
+        width = o.width
+        widths = [width] + [width*m for m in o.mults]
+        self.embed = Embed(o.features*width, 4*width, o.classes, combine, null, kind=kind, act=act, schedule=schedule)
+        self.first = _conv3(o.channels + o.extra, width)
         self.levels = u_level(Workshop(o, self.embed.out), widths)
-        self.last = nn.Sequential(*[_norm(widths[1], groups), nn.SiLU()]*norm_last, _conv3(widths[1], channels))
+        self.last = nn.Sequential(*[_norm(widths[1], o.groups), nn.SiLU()]*norm_last, _conv3(widths[1], o.channels))
         if zero: nn.init.zeros_(self.last[-1].weight); nn.init.zeros_(self.last[-1].bias)
 
     def forward(self,
@@ -520,6 +530,7 @@ families = dict(                                                   # Settings of
 def _check_told(kind, freqs=None, **features):
     "Try the sinusoids of a network that has no schedule"
     (name, n), = features.items()
+    n, = _whole(1, **features)
     if n % 2 or n < 4: raise ValueError(f'{name}={n}: the sinusoids come in pairs, from two pairs on: give an even number, 4 or more')
     if kind == 'timestep': raise ValueError("kind 'timestep' needs a schedule, and this network takes none: choose another kind, or `UNet`")
     angle_features(torch.zeros(1), n, kind, freqs=freqs)
@@ -534,6 +545,7 @@ class BatchNormBlock(nn.Module):
         project:bool=False, # A 1x1 convolution on the way around even where `cin == cout`
     ):
         super().__init__()
+        cin, cout = _whole(1, cin=cin, cout=cout)
         self.skip = nn.Conv2d(cin, cout, 1) if project or cin != cout else nn.Identity()
         self.body = nn.Sequential(nn.BatchNorm2d(cin, affine=affine), _conv3(cin, cout), nn.SiLU(), _conv3(cout, cout))
 
@@ -562,9 +574,9 @@ class ResidualUNet(nn.Module):
         super().__init__()
         self.cfg = config(self, locals())
         self.o = SimpleNamespace(**self.cfg)
-        _whole(1, channels=channels, depth=depth, features=features)
-        _whole(0, extra=extra)
-        _per_floor(widths=widths)
+        channels, depth, features = _whole(1, channels=channels, depth=depth, features=features)
+        extra, = _whole(0, extra=extra)
+        _per_floor(widths=self.o.widths)
         _check_told(kind, freqs, features=features)
         self.first = nn.Conv2d(channels + extra, features, 1)
         self.levels, out = self._level(0, 2*features)
@@ -634,8 +646,8 @@ class MLP(nn.Module):
     ):
         super().__init__()
         self.cfg = config(self, locals())
-        _whole(1, dim=dim, width=width, layers=layers)
-        _whole(0, classes=classes)
+        dim, width, layers = _whole(1, dim=dim, width=width, layers=layers)
+        classes, = _whole(0, classes=classes)
         _check_told(kind, width=width)
         self.width, self.kind, sizes = width, kind, [dim] + [width]*layers
         self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
