@@ -114,15 +114,16 @@ pair = '''
 import sys, torch
 from accelerate import PartialState
 from accelerate.utils import gather
-from diffnb.cli import diffnb_sample, diffnb_train
+from diffnb.cli import Sample, Train
 folder = sys.argv[1]
 small = dict(steps=20, bs=32, net_args=dict(width=8, mults=[1, 2]), accumulate=2, tensorboard=False, progress=False)
-model = diffnb_train(out=f'{folder}/run', **small)
+model = Train(out=f'{folder}/run', **small).run()
 flat = torch.cat([p.detach().flatten() for p in model.net.parameters()])
 every = gather(flat[None])
 assert len(every) == 2, 'there is one process only'
 assert every[0].equal(every[1]), 'the weights of the two processes differ'
-diffnb_sample(model=f'{folder}/run', n=7, bs=2, calls=3, out=f'{folder}/samples', save=['png', 'npz', 'grid'], progress=False)
+Sample(model=f'{folder}/run', n=7, bs=2, calls=3, out=f'{folder}/samples', save=['png', 'npz', 'grid'],
+       progress=False).run()
 PartialState().destroy_process_group()
 '''
 
