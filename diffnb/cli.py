@@ -360,7 +360,9 @@ def team_of(device):
     "accelerate's own account of who works on this, and the device of this process"
     import torch
     from accelerate import PartialState
-    team, launched = PartialState(), int(os.environ.get('WORLD_SIZE', 1))
+    from accelerate.utils import parse_flag_from_env
+    team = PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU'))
+    launched = int(os.environ.get('WORLD_SIZE', 1))
     if team.num_processes != launched:
         raise ValueError(f'{launched} processes were launched, and accelerate sees {team.num_processes}: '
                          'each would do all the work. Without a GPU set ACCELERATE_USE_CPU=true')
