@@ -270,7 +270,8 @@ def main(
         with plain_terminal(): done = parsed(words).run()
         if int(os.environ.get('WORLD_SIZE', 1)) > 1:
             from accelerate import PartialState
-            PartialState().destroy_process_group()      # or a process that leaves first may crash
+            PartialState().wait_for_everyone()
+            PartialState().destroy_process_group()      # a process that leaves early may crash
     except SystemExit as e: return e.code or 0
     except BaseException as e:
         code, text = failure(e) or (None, None)
@@ -796,13 +797,14 @@ Variance = one_of('small', 'large')
 Clip     = one_of('yes', 'no', 'dynamic')
 Mode     = one_of('sample', 'denoise', 'progressive', 'interpolate', 'reconstruct')
 Files    = some_of('png', 'grid', 'npz', 'gif', 'html')
+Model    = tyro.conf.Positional[kind(str, 'a model', 'MODEL', string)]
+Pictures = tyro.conf.Positional[kind(str, 'images or a model', 'IMAGES', string)]
 
 # %% ../nbs/15_cli.ipynb #c4c14baf
 @dataclass
 class Sample(Settings):
     "Make pictures with a trained model, on one machine or many. A seed gives the same picture."
-    # A model file, the folder of a run, or mnist, mnist-labels
-    model: tyro.conf.Positional[Text] = None
+    model: Model = None         # A model file, the folder of a run, or mnist, mnist-labels
     weights: Weights = 'ema'    # The averaged ones, or (of a run's folder) those of its last step
 
     sampler: Sampler = None     # dpmpp by default
@@ -926,7 +928,7 @@ class Fld(Settings):
     "Frechet LeNet Distance of images, or of a model's samples, with its error, its floor and FLD%."
     # A folder of images, an .npy or .npz, a data set (its test part);
     # or a model: a file, the folder of a run, model:mnist
-    images: tyro.conf.Positional[Text] = None
+    images: Pictures = None
     n: Whole = None             # Only so many; of a model 10,000
 
     # mnist-test, mnist-train or digits; or images: a folder, an array, a data set (its test part)
