@@ -116,15 +116,16 @@ pair = '''
 import sys, torch
 from accelerate import PartialState
 from accelerate.utils import gather
-from diffnb.cli import diffnb_sample, diffnb_train
+from diffnb.cli import Sample, Train
 folder = sys.argv[1]
 small = dict(steps=20, bs=32, net_args=dict(width=8, mults=[1, 2]), accumulate=2, tensorboard=False, progress=False)
-model = diffnb_train(out=f'{folder}/run', **small)
+model = Train(out=f'{folder}/run', **small).run()
 flat = torch.cat([p.detach().flatten() for p in model.net.parameters()])
 every = gather(flat[None])
 assert len(every) == 2, 'there is one process only'
 assert every[0].equal(every[1]), 'the weights of the two processes differ'
-diffnb_sample(model=f'{folder}/run', n=7, bs=2, calls=3, out=f'{folder}/samples', save=['png', 'npz', 'grid'], progress=False)
+Sample(model=f'{folder}/run', n=7, bs=2, calls=3, out=f'{folder}/samples', save=['png', 'npz', 'grid'],
+       progress=False).run()
 PartialState().destroy_process_group()
 '''
 
@@ -146,12 +147,43 @@ def test_two_processes_train_and_sample_as_one(tmp_path):
     assert len(list((tmp_path/'two'/'samples'/'images').rglob('*.png'))) == 7
 
 
-def test_the_installed_programs():
-    for name in ('diffnb_train', 'diffnb_sample', 'diffnb_fld'):
-        program = Path(sys.executable).parent/name
-        assert program.exists(), f'{name} is not installed: pip install -e . again'
-        p = subprocess.run([program, '--help'], capture_output=True, text=True, env=env)
-        assert p.returncode == 0 and f'usage: {name}' in p.stdout
+def test_the_installed_program():
+    program = Path(sys.executable).parent/'diffnb'
+    assert program.exists(), 'diffnb is not installed: pip install -e . again'
+    for name in ('train', 'sample', 'fld'):
+        p = subprocess.run([program, name, '--help'], capture_output=True, text=True, env=env)
+        assert p.returncode == 0 and f'usage: diffnb {name}' in p.stdout
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; from diffnb.cli import main; assert main(['train', '--help']) == 0 and 'torch' not in sys.modules"
+    p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env)
+    assert p.returncode == 0, p.stderr
+
+
+def test_a_terminal_without_special_signs(tmp_path):
+    "Everything was measured: the numbers must not be lost over a sign that the terminal does not have"
+    words = ['fld', 'digits', '--reference', 'digits', '--json-out', str(tmp_path/'fld.json'), '--no-progress']
+    p = subprocess.run([sys.executable, '-m', 'diffnb.cli', *words], capture_output=True,
+                       env={**env, 'PYTHONIOENCODING': 'ascii', 'PYTHONUTF8': '0'})
+    assert p.returncode == 0 and b'FLD' in p.stdout, p.stderr
+    assert json.loads((tmp_path/'fld.json').read_text())['n'] == 797
+
+
+@pytest.mark.parametrize('line, said', [
+    ('train --resume', 'say which run goes on: --out FOLDER'),
+    ('train --valid 0 --patience 3', 'patience: it has no effect without validation'),
+    ('train --valid 0 --every-valid 3', 'every_valid: it has no effect without validation'),
+    ('train --no-labels --forget .2', 'forget: it has no effect without labels'),
+    ('train --sample-schedule-args sigma=[.1,80]', 'sample_schedule_args: it has no effect without --sample-schedule'),
+    ('train --init mnist --target eps', 'target: it has no effect with --init'),
+    ('sample mnist --refine 2', 'refine: it has no effect in mode sample'),
+    ('sample mnist --strip 3', 'strip: it has no effect in mode sample'),
+    ('fld digits --reference digits --calls 3', 'calls: it has no effect on images that are there')])
+def test_settings_without_effect_are_refused(line, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2 and said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_stored_order_needs_no_more_memory_than_a_small_one():
