@@ -14,6 +14,7 @@ import inspect
 import json
 import math
 import numbers
+import operator
 import os
 import signal
 import sys
@@ -36,8 +37,15 @@ from .samplers import ddim, last
 from .schedules import path
 
 # %% ../nbs/10_training.ipynb #0adb58eb
+def _python(n):
+    "A whole number of any make as Python's own int; anything else as it is"
+    if isinstance(n, Tensor) and (n.ndim or n.dtype == torch.bool): return n
+    try: return operator.index(n)
+    except TypeError: return n
+
 def _number(*parts):
-    "A seed that is a function of the parts, and of nothing else"
+    "A seed that is a function of the parts, and of nothing else: 5 is 5, whether Python's, NumPy's or a tensor"
+    parts = tuple(_python(p) for p in parts)
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), 'little') >> 1
 
 def forget(
@@ -155,16 +163,20 @@ optimisers = dict( # (weights, learning rate) -> optimiser; add your own
 def optimiser(
     model:nn.Module,   # Its weights that want a gradient are optimised
     opt='adamw',       # A key of `optimisers`, or a function of (weights, learning rate); an optimiser stays as it is
-    lr:float=1e-3,     # Learning rate
+    lr:float=1e-3,     # Learning rate; the optimiser's own custom when None
     decay=None,        # Weight decay; the optimiser's own custom when None
 ):                     # A `torch.optim.Optimizer`
     "Make an optimiser by name. Raises ValueError for a name that is not known, and for a model without weights to train"
-    if isinstance(opt, torch.optim.Optimizer): return opt
+    if isinstance(opt, torch.optim.Optimizer):
+        if decay is None: return opt
+        raise ValueError(f'decay={decay} and opt, a {type(opt).__name__} made already: '
+                         'give the decay where you make it, as weight_decay')
     if not callable(opt) and opt not in optimisers:
         raise ValueError(f'opt {opt!r} is not known: one of {", ".join(optimisers)}, or a torch optimiser')
     make, weights = opt if callable(opt) else optimisers[opt], [p for p in model.parameters() if p.requires_grad]
     if not weights: raise ValueError('every weight of the model is frozen, there is nothing to train: model.requires_grad_(True)')
-    return make(weights, lr=lr, **({} if decay is None else dict(weight_decay=decay)))
+    asked = dict(lr=lr, weight_decay=decay)
+    return make(weights, **{k: v for k, v in asked.items() if v is not None})
 
 # %% ../nbs/10_training.ipynb #d5f90524
 def knows_bf16(
@@ -182,7 +194,7 @@ def pays_channels_last(
     model,            # A `Denoiser`, where it shall be trained
     precision='auto', # As in `fit`
 )->bool:              # Whether its convolutions had better keep the channels of a pixel side by side
-    "Measured: on a GPU yes; on a CPU in float32 yes, and in bf16 for networks that normalise all channels together (`groups=1`)"
+    "On a GPU yes, as PyTorch advises (not measured here); on a CPU, measured, in float32, and in bf16 with `groups=1`"
     half = precision == 'bf16' or precision == 'auto' and knows_bf16(model.mean.device)
     return model.mean.device.type == 'cuda' or not half or getattr(bare(model.net), 'cfg', {}).get('groups') == 1
 
@@ -225,6 +237,32 @@ def _told(model, y):
     deaf = not classes and (classes is not None or type(net).__module__.startswith('diffnb.'))
     return y if y is None or y.is_floating_point() or not deaf else None
 
+def _heard(model, y, forget):
+    "Warn where a network never hears a label, or never goes without, or has no use for the labels there are"
+    classes = getattr(bare(model.net), 'cfg', {}).get('classes')
+    if y is not None and not y.is_floating_point() and _told(model, y) is None:
+        warnings.warn('the data have labels, and the network knows no classes: it will never hear them. '
+                      f'Make it with classes={int(y.max()) + 1}, or leave the labels out', stacklevel=3)
+    if not classes: return
+    none = y is None or bool((y < 0).all())
+    if none or forget == 1:
+        why = 'no item has a label' if none else 'forget=1 takes every label away'
+        warnings.warn(f'the network knows classes={classes}, and {why}: it will never hear one, and cond= will mean '
+                      'nothing. Give (x, y) and forget=.1, or make the network with classes=0', stacklevel=3)
+    elif not forget and bool((y >= 0).all()):
+        warnings.warn('every item has a label and keeps it (forget=0): the network never learns to go without, so samples '
+                      'without a label, and guidance, will be worthless. Give forget=.1', stacklevel=3)
+
+def _in_range(model, x):
+    "Warn where images reach beyond what `model.limits` stand for, and nobody has said what their scale is"
+    if x.ndim != 4 or x.dtype == torch.uint8: return
+    lo, hi = x.min().item(), x.max().item()
+    scaled = bool((model.mean != 0).any() or (model.std != 1).any())
+    if scaled or -1.001 <= lo and hi <= 1.001: return
+    warnings.warn(f'values from {lo:.4g} to {hi:.4g}: images are in [-1, 1], and samples are cut off there. If these are '
+                  'images, divide, or give uint8. If they are latents, give their scale, Denoiser(net, **channel_stats(x)), '
+                  'and sample with clip=False', stacklevel=3)
+
 def _pair(data, flip=False):
     "(x, y) of data in any of their forms. Raises ValueError as `batches` does"
     if isinstance(data, (tuple, list)): data = (*data, None)[:2]
@@ -232,30 +270,62 @@ def _pair(data, flip=False):
     return _xy(data)
 
 def _whole(least, **given):
-    "Raises ValueError for what is no whole number, or below `least`; None passes"
+    "Whole numbers of any make as Python's own. Raises ValueError for anything else, or below `least`; None passes"
+    given = {name: _python(n) for name, n in given.items()}
     for name, n in given.items():
-        if n is not None and (isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < least):
+        if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < least):
             raise ValueError(f'{name}={n!r}: give a whole number from {least} on')
+    return given.values()
+
+def _real(n):
+    "A number of any make as Python's own; anything else as it is"
+    return n.item() if isinstance(n, (Tensor, np.ndarray, np.generic)) and n.ndim == 0 else n
+
+def _apart(batch, i):
+    "(x0, y) of a batch in any of its usual forms: x0, (x0,), (x0, y), [x0, y]"
+    if isinstance(batch, dict):
+        raise ValueError(f'batch {i} is a dict of {", ".join(map(str, batch))}: hand over (x0, y), such as '
+                         "((b['image'], b['label']) for b in loader)")
+    if not isinstance(batch, (tuple, list)): return batch, None
+    if len(batch) not in (1, 2): raise ValueError(f'batch {i} has {len(batch)} parts: hand over x0, (x0,) or (x0, y)')
+    return (*batch, None)[:2]
+
+def _answers(y, n, i):
+    "Labels of a batch as `(B,)` int64, other conditions as a tensor"
+    if y is None: return None
+    try: y = torch.as_tensor(y)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f'batch {i}: labels of type {type(y).__name__}: give whole numbers, one for each item') from None
+    if y.is_floating_point(): return y
+    return (y.flatten() if y.shape == (n, 1) else y).long()
 
 def _batch(batches, i, model, accumulate):
     "The next (x0, y), or an error that says what is wrong with it"
     batch = next(batches, None)
-    if batch is None: raise ValueError(f'the batches ended before step {i}: give an endless iterator, such as batches(data, bs)')
-    x0, y = batch if isinstance(batch, (tuple, list)) else (batch, None)
+    if batch is None:
+        raise ValueError(f'the batches ended before step {i}: give an endless iterator, such as batches(data, bs), '
+                         'or stream(dataset, bs)')
+    x0, y = _apart(batch, i)
     if not isinstance(x0, Tensor) or x0.ndim < 2:
         raise ValueError(f'batch {i} is no tensor (B, ...): give an iterator of (x0, y), such as batches(data, bs)')
     if len(x0) < accumulate: raise ValueError(f'batch {i} has {len(x0)} items, too few for accumulate={accumulate}')
     if model.shape is None: model.shape = tuple(x0.shape[1:])
     if x0.shape[1:] != model.shape: raise ValueError(f'batch {i} has items of shape {tuple(x0.shape[1:])}, and the model is for {model.shape}')
-    if y is not None and len(y) != len(x0): raise ValueError(f'batch {i} has {len(x0)} items and {len(y)} labels')
+    y = _answers(y, len(x0), i)
+    if y is not None and (not y.ndim or len(y) != len(x0)): raise ValueError(f'batch {i} has {len(x0)} items and {y.numel()} labels')
     y, device = _told(model, y), model.mean.device
-    return x0.to(device), None if y is None else y.to(device)
+    kind = model.mean.dtype if x0.dtype == torch.float64 else x0.dtype                     # the device may have no float64
+    return x0.to(kind).to(device), None if y is None else y.to(device)
 
 class Diverged(ValueError): "The loss is not finite: the run has to be changed"
 
-def _check_finite(items, norm, d, i):
-    "Stop before the weights are touched"
-    if items.isfinite().all() and math.isfinite(norm): return
+def _check_finite(items, norm, d, i, scaler=None, row=0):
+    """
+    Stop before the weights are touched; returns how many steps in a row were not finite. A gradient scaler (float16)
+    tries where the overflow begins: it passes by such a step, halves its scale, and gets some more tries
+    """
+    if items.isfinite().all() and math.isfinite(norm): return 0
+    if scaler is not None and scaler.is_enabled() and row < 40: return row + 1
     bad = (~items.isfinite()).nonzero().flatten()[:5]
     degrees = torch.rad2deg(d.phi[bad]).round().int().tolist()
     where = f'items {bad.tolist()} of the batch, at {degrees} degrees' if len(bad) else 'only its gradient is to blame'
@@ -276,13 +346,18 @@ class Log(NamedTuple):
 # %% ../nbs/10_training.ipynb #4f3cf3e6
 def _check_rate(name, rate, least=0., above=False):
     "Raises ValueError for a number that is not finite, or too small"
+    rate = _real(rate)
     fine = isinstance(rate, numbers.Real) and math.isfinite(rate) and (rate > least if above else rate >= least)
     if not fine: raise ValueError(f'{name}={rate!r}: give a number {"above" if above else "of at least"} {least:g}')
+    return rate
 
 def _check_train(model, batches, opt, steps, start, lr, lr_end, warmup, clip, forget, perturb, precision, accumulate, kind, weight):
     "Raises ValueError, naming the setting and the remedy"
     if not isinstance(model, Denoiser): raise ValueError(f'a {type(model).__name__} is no Denoiser: train Denoiser(net); wrappers go around the net')
-    _whole(0, steps=steps, start=start, warmup=warmup); _whole(1, accumulate=accumulate)
+    if lr is None and (warmup or lr_end is not None):
+        what = f'warmup={warmup}' if warmup else f'lr_end={lr_end}'
+        raise ValueError(f'{what} and lr=None, which leaves the rates of the optimiser as they are: '
+                         'give lr, the highest rate, or leave the other out')
     if start > steps: raise ValueError(f'start={start}, steps={steps}: `steps` counts the whole run, the {start} steps taken already too')
     if not isinstance(clip, numbers.Real) or not clip > 0: raise ValueError(f'clip={clip!r}: give a length above 0 (math.inf never clips)')
     if lr is not None: _check_rate('lr', lr, above=True)
@@ -299,11 +374,23 @@ def _check_train(model, batches, opt, steps, start, lr, lr_end, warmup, clip, fo
         if not held & own: raise ValueError(f'the {type(opt).__name__} holds no weight of this model: make it from model.parameters()')
 
 # %% ../nbs/10_training.ipynb #1789f3a3
+def _keep_ratios(opt, start):
+    "Note the rates that groups of weights were made with, unless a run goes on: the note is in its state"
+    for group in opt.param_groups:
+        if not start or 'initial_lr' not in group: group['initial_lr'] = group['lr']
+
+def _set_rates(opt, rate):
+    "The highest of the groups gets `rate`, the others in proportion; returns what the first group has"
+    first = [group['initial_lr'] for group in opt.param_groups]
+    for group, own in zip(opt.param_groups, first):
+        if rate is not None: group['lr'] = rate*(own/max(first) if max(first) else 1.)
+    return float(opt.param_groups[0]['lr'])
+
 def train(
     model:Denoiser,       # Is changed in place; on the device where it shall be trained
     batches,              # Endless iterator of (x0, y) or x0: `batches(data, bs)`; begins with batch number `start`
     steps:int,            # Steps of the whole run, those before `start` counted
-    lr=1e-3,              # Highest learning rate; None leaves an optimiser's own
+    lr=1e-3,              # Highest learning rate, other groups of weights in proportion; None leaves an optimiser's own
     opt='adamw',          # A key of `optimisers`, a function of (weights, lr), or an optimiser
     lr_end=None,          # Where the cosine ends; None: the rate does not fall
     warmup=0,             # Steps in which the rate rises
@@ -320,10 +407,13 @@ def train(
     accelerator=None,     # An `accelerate.Accelerator`, for several processes or float16
 )->Iterator[Log]:         # One `Log` after each step
     "Take steps; the model is in eval mode whenever you have the word. Raises ValueError for bad settings, a bad batch, a loss that is not finite"
+    steps, start, warmup, seed = _whole(0, steps=steps, start=start, warmup=warmup, seed=seed)
+    accumulate, = _whole(1, accumulate=accumulate)
+    lr, lr_end, clip, forget, perturb = map(_real, (lr, lr_end, clip, forget, perturb))
     _check_train(model, batches, opt, steps, start, lr, lr_end, warmup, clip, forget, perturb, precision, accumulate, kind, weight)
     opt = optimiser(model, opt, lr)
-    if lr is None: rate = lambda i: opt.param_groups[0]['lr']
-    else: rate = lambda i: lr_at(i, steps, lr, warmup, lr_end)
+    rate = None if lr is None else partial(lr_at, steps=steps, lr=lr, warmup=warmup, lr_end=lr_end)
+    _keep_ratios(opt, start)
     drawing = dict(forget_p=forget, perturb=perturb, stratified=stratified)
     settings = dict(kind=kind, weight=weight, precision=precision, accumulate=accumulate)
     return _train(model, iter(batches), range(start, steps), opt, rate, clip, seed, drawing, settings, accelerator)
@@ -344,6 +434,7 @@ def _train(model, batches, steps, opt, rate, clip, seed, drawing, settings, acce
     "The loop itself"
     ranks = dict(rank=accelerator.process_index, world=accelerator.num_processes) if accelerator else dict(rank=0, world=1)
     if accelerator: model.net, opt = accelerator.prepare(model.net, opt)
+    scaler, row = getattr(accelerator, 'scaler', None), 0
     weights = [p for group in opt.param_groups for p in group['params']]
     clip_ = accelerator.clip_grad_norm_ if accelerator else nn.utils.clip_grad_norm_
     try:
@@ -351,37 +442,63 @@ def _train(model, batches, steps, opt, rate, clip, seed, drawing, settings, acce
             tick = time.perf_counter()
             x0, y = _batch(batches, i, model, settings['accumulate'])
             d = draw(x0, y, model.schedule, seed, i, **drawing, **ranks)
-            for group in opt.param_groups: group['lr'] = rate(i)
+            now = _set_rates(opt, rate and rate(i))
             model.train()
             opt.zero_grad()
             with _dice(_number(seed, i, ranks['rank']), x0.device), torch.enable_grad(): # dropout, too, belongs to the step
                 items = gradients(model, x0, d, **settings, accelerator=accelerator)
             norm, phi = clip_(weights, clip), d.phi
-            if ranks['world'] > 1: items, phi = accelerator.gather((items, phi.to(items.device)))
+            if ranks['world'] > 1: items, phi = accelerator.gather((items, phi.to(items.dtype).to(items.device)))
             items, norm = items.cpu(), float(norm)
-            _check_finite(items, norm, d._replace(phi=phi.cpu()), i)
+            row = _check_finite(items, norm, d._replace(phi=phi.cpu()), i, scaler, row)
             opt.step()
             model.eval()
-            yield Log(i + 1, items.mean().item(), items, phi.cpu(), rate(i), norm, len(items)/(time.perf_counter() - tick))
+            yield Log(i + 1, items.mean().item(), items, phi.cpu(), now, norm, len(items)/(time.perf_counter() - tick))
     finally:
         model.eval()
         opt.zero_grad()
         if accelerator: model.net = bare(model.net)
 
 # %% ../nbs/10_training.ipynb #5314fe11
+def _blend(decay, mean, now, n):
+    "Move the average a little towards the weights"
+    torch._foreach_lerp_(mean, now, 1 - min(decay, (1 + int(n))/(10 + int(n))))
+
 class EMA(AveragedModel):
     "An exponential moving average of the weights, with warm-up; buffers are copied. Itself a denoiser; the bare one is `.module`"
     def __init__(self,
-        model:nn.Module, # What is averaged: a copy is kept
+        model:nn.Module, # What is averaged: a copy is kept, without the wrappers of `torch.compile` and the like
         decay=.999,      # Share of the old average that stays, in the long run
     ):
+        decay = _real(decay)
         if not 0 <= decay < 1: raise ValueError(f'decay={decay}: at least 0 (no averaging) and below 1')
-        def blend(mean, now, n): torch._foreach_lerp_(mean, now, 1 - min(decay, (1 + int(n))/(10 + int(n))))
-        super().__init__(bare(model), multi_avg_fn=blend)
+        super().__init__(bare(model), multi_avg_fn=partial(_blend, decay))
+        if isinstance(self.module, Denoiser): self.module.net = bare(self.module.net)
         self.eval().requires_grad_(False)
 
+    def __getattr__(self, name):
+        "What it has not itself, it asks of the model: `schedule`, `shape`, `limits`, `encode`, `decode`"
+        try: return super().__getattr__(name)
+        except AttributeError:
+            module = self.__dict__.get('_modules', {}).get('module')
+            if module is None or name.startswith('__'): raise
+            return getattr(module, name)
+
+    def update_parameters(self, model):
+        "Take in the weights after a step; and the shape of an item, which training fills in"
+        super().update_parameters(model)
+        if getattr(self.module, 'shape', ()) is None: self.module.shape = getattr(bare(model), 'shape', None)
+
 # %% ../nbs/10_training.ipynb #7f4bdfe1
-@torch.no_grad()
+@contextmanager
+def _resting(model):
+    "Eval mode for a while: dropout is off and no batch statistics move; then every part as it was"
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    try: yield
+    finally:
+        for m, was in modes.items(): m.training = was
+
 def validate(
     model,           # A `Denoiser`
     data,            # `Images`, tensor, or (x, y)
@@ -393,16 +510,21 @@ def validate(
 ):                   # Loss of each item `(n,)` and its angle `(n,)`, on the CPU
     "Loss on fixed items, at fixed angles that cover the schedule evenly, with fixed noise: the same each time it is asked"
     x, y = _pair(data)
+    n, bs = _whole(1, n=n, bs=bs)
+    return _losses(model, x, y, n, bs, seed, kind, weight)
+
+@torch.no_grad()
+def _losses(model, x, y, n=512, bs=256, seed=0, kind='mse', weight=None):
+    "What `validate` does, with data that have been looked at"
     some = torch.linspace(0, len(x) - 1, min(n, len(x))).round().long()
     x, y = x[some], _told(model, None if y is None else y[some])
     x = to_float(x) if x.dtype == torch.uint8 else x.float()
-    g, was = torch.Generator().manual_seed(_number('validate', seed)), model.training
+    g = torch.Generator().manual_seed(_number('validate', seed))
     u = ((torch.arange(len(x)) + .5)/len(x))[torch.randperm(len(x), generator=g)]
     phi, eps, device = model.schedule(u), torch.randn(x.shape, generator=g), model.mean.device
-    model.eval()
-    parts = [model.loss(x[s].to(device), None if y is None else y[s].to(device), phi[s], eps[s].to(device), kind, weight).cpu()
-             for s in (slice(i, i + bs) for i in range(0, len(x), bs))]
-    model.train(was)
+    with _resting(model):
+        parts = [model.loss(x[s].to(device), None if y is None else y[s].to(device), phi[s], eps[s].to(device), kind, weight).cpu()
+                 for s in (slice(i, i + bs) for i in range(0, len(x), bs))]
     return torch.cat(parts), phi
 
 # %% ../nbs/10_training.ipynb #cd09e64a
@@ -412,6 +534,8 @@ def by_angle(
     bins:int=18,   # How many equal pieces the quarter circle is cut into
 ):                 # Degrees in the middle of each piece and mean loss there, both `(<= bins,)`: empty pieces are left out
     "Average the losses of neighbouring angles"
+    bins, = _whole(1, bins=bins)
+    items, phi = items.detach().cpu(), phi.detach().cpu()                  # a device may have no float64
     k = (phi.double()*(2*bins/math.pi)).long().clamp(0, bins - 1)
     count = torch.zeros(bins).double().index_add(0, k, torch.ones(len(k)).double())
     total = torch.zeros(bins).double().index_add(0, k, items.double())
@@ -485,7 +609,8 @@ def preview(
     calls:int=12,    # Steps of DDIM
     seed=0,          # The same noise each time
 )->Tensor:           # `(n, ...)` on the CPU, decoded
-    "Samples from fixed noise; a network with classes gets them in turn"
+    "Samples from fixed noise, in eval mode; a network with classes gets them in turn"
+    n, calls = _whole(1, n=n, calls=calls)
     if model.shape is None: raise ValueError('the model does not know the shape of an item: Denoiser(..., shape=(1, 28, 28)), or train it first')
     eps = torch.randn((n, *model.shape), generator=torch.Generator().manual_seed(_number('preview', seed)))
     classes = getattr(bare(model.net), 'cfg', {}).get('classes', 0)
@@ -493,7 +618,9 @@ def preview(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         angles = path(model.sample_schedule or model.schedule, min(calls, getattr(model.schedule, 'T', None) or calls))
-    return model.decode(last(ddim(partial(model, cond=cond), eps.to(model.mean.device, model.mean.dtype), angles)).x).cpu().float()
+    eps = eps.to(model.mean.device, model.mean.dtype)
+    with _resting(model): x = last(ddim(partial(model, cond=cond), eps, angles)).x
+    return model.decode(x).cpu().float()
 
 def _picture(x):
     "Samples as one picture: images side by side, points as a map of where they are"
@@ -581,6 +708,12 @@ def _newest_state(folder):
     raise ValueError(f'{folder} holds ' + ('a run, but no state of it that can be read: begin again in another folder' if _holds_run(folder) else
                                            'no run, there is nothing to resume: leave out resume=True'))
 
+def _lay_out(opt):
+    "What an optimiser keeps for a weight lies in memory as the weight does (channels last), as if it had never been in a file"
+    for p, kept in opt.state.items():
+        for k, t in kept.items():
+            if isinstance(t, Tensor) and t.shape == p.shape: kept[k] = torch.empty_like(p, dtype=t.dtype).copy_(t)
+
 def _restore(state, settings, model, ema, opt):
     "Put a state back. Raises ValueError where it belongs to another run"
     try:
@@ -590,7 +723,10 @@ def _restore(state, settings, model, ema, opt):
             raise ValueError(f'resume: the run in this folder had {k}={had[k]}, and now it is {settings[k]}: give the same, or another folder')
         changed = ', '.join(f'{k} was {had[k]} and is {settings[k]}' for k in _may_change if had[k] != settings[k])
         if changed: warnings.warn(f'resume: {changed}. The run goes on, but it is no longer exactly the run that one sitting would give')
-        model.net.load_state_dict(state['model']); ema.load_state_dict(state['ema']); opt.load_state_dict(state['opt'])
+        bare(model.net).load_state_dict(state['model'])
+        ema.load_state_dict(state['ema'])
+        opt.load_state_dict(state['opt'])
+        _lay_out(opt)
     except (KeyError, TypeError, AttributeError, RuntimeError) as e: raise ValueError(f'resume: the state in this folder does not fit: {e}') from None
 
 # %% ../nbs/10_training.ipynb #647c0dee
@@ -638,7 +774,7 @@ class _Run:
         self.ema.update_parameters(self.model)
         stop, more = False, {}
         if self.valid is not None and self.due('valid', log.step):
-            more['valid'] = validate(self.ema.module, self.valid, **self.measure)[0].mean().item()
+            more['valid'] = _losses(self.ema.module, *self.valid, **self.measure)[0].mean().item()
             self.waited = 0 if more['valid'] < self.best else self.waited + 1
             self.best, stop = min(self.best, more['valid']), bool(self.patience) and self.waited >= self.patience
         self.history.add(log, **more)
@@ -669,7 +805,8 @@ def _split(data, valid, seed):
     "Training data (x, y), and what is held out"
     x, y = data
     if valid is None: return data, None
-    if not isinstance(valid, (int, float)):
+    valid = _real(valid)
+    if not isinstance(valid, numbers.Real):
         valid = _pair(valid)
         if valid[0].shape[1:] != x.shape[1:]: raise ValueError(f'valid has items of shape {tuple(valid[0].shape[1:])}, and data {tuple(x.shape[1:])}')
         return data, valid
@@ -684,13 +821,39 @@ def _check_fit(model, x, steps, epochs, bs, every, keep, patience):
     "What `train` cannot check; returns the number of steps"
     if not isinstance(model, Denoiser): raise ValueError(f'a {type(model).__name__} is no Denoiser: give Denoiser(net)')
     if (steps is None) == (epochs is None): raise ValueError(f'steps={steps}, epochs={epochs}: give one of the two')
-    _whole(1, steps=steps, bs=bs or 0, keep=keep, patience=patience or None)
     if epochs is not None: _check_rate('epochs', epochs, above=True)
     if every is not None and not isinstance(every, dict): raise ValueError(f'every={every!r}: give a dict, such as dict(valid=100, save=500)')
     if bs > len(x): raise ValueError(f'bs={bs} is more than the {len(x)} items there are: make it smaller')
     if model.shape not in (None, tuple(x.shape[1:])): raise ValueError(f'the data have items of shape {tuple(x.shape[1:])}, and the model is for {model.shape}')
-    model.encode(x[:1].float())
-    return steps or math.ceil(epochs*len(x)/bs)
+    model.encode(x[:1].float().to(model.mean.device))                  # `fit` has not moved the model yet
+    return steps or math.ceil(_real(epochs)*len(x)/bs)
+
+def _check_effect(model, folder, valid, patience, every, keep, tensorboard, channels_last, precision, device, accelerator, lr, warmup, lr_end):
+    "Raises ValueError for a setting that can have no effect because another one is missing, naming both"
+    every = every or {}
+    held, kept = 'valid=, data or a share to hold out', 'folder=, where to keep it'
+    mixed = getattr(accelerator, 'mixed_precision', 'no')
+    pairs = [('patience=', patience, valid is None, held),
+             ('patience=', patience, every.get('valid') == 0, "every=dict(valid=) above 0, or nothing"),
+             ('every=dict(valid=)', every.get('valid'), valid is None, held),
+             ('every=dict(save=)', every.get('save'), folder is None, kept),
+             ('keep=', keep != 3, folder is None, kept),
+             ('tensorboard=', tensorboard, folder is None, kept),
+             ('warmup=', warmup, lr is None, 'lr=, the highest rate'),
+             ('lr_end=', lr_end, lr is None, 'lr=, the highest rate'),
+             ('channels_last=', channels_last, not any(p.ndim == 4 for p in model.parameters()), 'a network with convolutions'),
+             ("precision='bf16'", precision == 'bf16', mixed not in ('no', 'bf16'), f"an accelerator without mixed_precision={mixed!r}")]
+    for name, given, idle, need in pairs:
+        if given and idle: raise ValueError(f'{name} has no effect without {need}: give that too, or leave it out')
+    if device is not None and accelerator is not None and torch.device(device).type != accelerator.device.type:
+        raise ValueError(f'device={device} has no effect beside an accelerator on {accelerator.device}: leave it out')
+    if every.get('preview') and folder is None and not _in_notebook():
+        warnings.warn('every=dict(preview=) without folder=, outside a notebook: nobody will see the previews', stacklevel=3)
+
+def _in_notebook():
+    "Whether there is a page that can show a picture"
+    from fastprogress import fastprogress
+    return fastprogress.IN_NOTEBOOK
 
 # %% ../nbs/10_training.ipynb #1004cf94
 def _files(folder):
@@ -735,11 +898,11 @@ def _accelerator(accelerator, precision):
 # %% ../nbs/10_training.ipynb #77f23067
 def fit(
     model:Denoiser,     # Is trained in place
-    data,               # `Images`, a tensor `(N, ...)`, or (x, y)
+    data,               # `Images`, a tensor `(N, ...)`, or (x, y); latents, too, where the model has their mean and std
     steps:int=None,     # Steps of the whole run, or
     epochs=None,        # passes through the data
     bs:int=128,         # Items in a batch, of all processes together
-    lr=2e-3,            # Highest learning rate
+    lr=2e-3,            # Highest learning rate, other groups of weights in proportion; None leaves the optimiser's own
     lr_end=0.,          # Where its cosine ends; None: it does not fall
     warmup=None,        # Steps in which it rises; None: a twentieth of all, at most 500
     opt='adamw',        # A key of `optimisers`, or a function of (weights, lr)
@@ -762,9 +925,16 @@ def fit(
     **more,             # Anything else that `train` takes: kind, weight, perturb, forget, clip, accumulate, stratified
 )->Denoiser:            # The averaged model, in eval mode, with its `.history`
     "Train, with everything around it. Ctrl-C gives back what there is. Raises ValueError for bad settings, and where a loss is not finite"
+    steps, keep, patience = _whole(1, steps=steps, keep=keep, patience=patience or None)
+    bs, = _whole(1, bs=0 if bs is None else bs)
+    seed, warmup = _whole(0, seed=seed, warmup=warmup)
+    lr, lr_end, ema = map(_real, (lr, lr_end, ema))
     (x, y), valid = _split(_pair(data, flip), valid, seed)
     steps = _check_fit(model, x, steps, epochs, bs, every, keep, patience)
-    every, accelerator = _rhythm(every, steps), _accelerator(accelerator, precision)
+    asked, every, accelerator = every, _rhythm(every, steps), _accelerator(accelerator, precision)
+    _check_effect(model, folder, valid, patience, asked, keep, tensorboard, channels_last, precision, device, accelerator, lr, warmup, lr_end)
+    _in_range(model, x)
+    _heard(model, y, more.get('forget', 0.))
     folder = _folder(folder, resume, accelerator)
     state, broken = _newest_state(folder) if resume else (None, [])
     model.to(accelerator.device if accelerator else device)
@@ -776,9 +946,13 @@ def fit(
     if state: _restore(state, settings, model, average, optim)
     start = state['step'] if state else 0
     if warmup is None: warmup = min(500, steps//20)
+    if lr is None: warmup, lr_end = 0, None
     if accelerator and accelerator.mixed_precision != 'no': precision = None              # it sees to that itself
     ranks = dict(rank=accelerator.process_index, world=accelerator.num_processes) if accelerator else {}
-    loop = train(model, make_batches((x, y), bs, seed, start, flip, **ranks), steps, lr, optim, lr_end, warmup,
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')                                  # `_pair` has said already what is odd about the data
+        items = make_batches((x, y), bs, seed, start, flip, **ranks)
+    loop = train(model, items, steps, lr, optim, lr_end, warmup,
                  precision=precision, seed=seed, start=start, accelerator=accelerator, **more)
     report = _Report(start, steps, history, progress and main)
     run = _Run(model=model, ema=average, opt=optim, history=history, folder=folder if main else None, valid=valid, steps=steps, keep=keep,
@@ -796,8 +970,7 @@ def _rhythm(every, steps):
     every = dict(valid=max(1, steps//20), preview=0, save=max(1, min(1000, steps//4))) | (every or {})
     unknown = set(every) - {'valid', 'preview', 'save'}
     if unknown: raise ValueError(f'every: {", ".join(sorted(unknown))} is not known: valid, preview and save are')
-    _whole(0, **{f'every {k}': v for k, v in every.items()})
-    return every
+    return dict(zip(every, _whole(0, **{f'every {k}': v for k, v in every.items()})))
 
 def _drive(loop, run, start):
     "Take all steps, and tidy up however it ends"
