@@ -74,7 +74,7 @@ def string(value):
 
 def truth(value):
     "True or False, and nothing that only counts as one of them"
-    if not isinstance(value, bool): raise TypeError
+    if not isinstance(value, bool): raise ValueError(f'{value!r}: give true or false')
     return value
 
 def one_of(*names):

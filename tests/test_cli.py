@@ -186,6 +186,13 @@ def test_settings_without_effect_are_refused(line, said, tmp_path, monkeypatch, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('value', ['yes', 1, None])
+def test_a_flag_in_a_file_is_true_or_false(value, tmp_path, capsys):
+    (tmp_path/'config.json').write_text(json.dumps({'flip': value}))
+    words = ['train', '--config', str(tmp_path/'config.json'), '--out', str(tmp_path/'run')]
+    assert main(words) == 2 and f'flip: {value!r}: give true or false' in capsys.readouterr().err
+
+
 def test_the_stored_order_needs_no_more_memory_than_a_small_one():
     rows = json.loads((Path(__file__).resolve().parent.parent/'results'/'15.json').read_text())['rows']
     assert [r['n'] for r in rows] == [1000, 10_000] and rows[1]['peak_mb'] < rows[0]['peak_mb'] + 50
