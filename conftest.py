@@ -9,12 +9,12 @@ def pytest_addoption(parser): parser.addoption('--nbflags', default='', help="ru
 
 
 def pytest_collect_file(file_path, parent):
-    if file_path.suffix == '.ipynb' and file_path.parent.name == 'nbs' and file_path.name[0] not in '_.':
+    if file_path.suffix == '.ipynb' and file_path.name[0] not in '_.' and '.ipynb_checkpoints' not in file_path.parts:
         return Notebook.from_parent(parent, path=file_path)
 
 
 class Notebook(pytest.File):
-    def collect(self): yield Cells.from_parent(self, name=self.path.stem)
+    def collect(self): yield Cells.from_parent(self, name=f'{self.path.parent.name}/{self.path.stem}')
 
 
 class NotebookError(Exception): pass

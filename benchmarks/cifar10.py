@@ -1,5 +1,5 @@
-"""The long run of nbs/25_cifar10. Trains a small U-Net on the colour pictures at hand, once for each objective (noise, image, v), draws with every sampler,
-variance and number of steps, and notes each number in results/25.json as it comes, pictures in results/25. What was ended goes on where it stood.
+"""The long run of nbs/projects/cifar10. Trains a small U-Net on the colour pictures at hand, once for each objective (noise, image, v), draws with every sampler,
+variance and number of steps, and notes each number in results/cifar10.json as it comes, pictures in results/cifar10. What was ended goes on where it stood.
 
     python benchmarks/cifar10.py                       everything: about an hour and three quarters on one core
     python benchmarks/cifar10.py main | objectives              a part: the table; the other two objectives
@@ -24,10 +24,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import common
 from common import about, results
-from diffnb.all import (FLD, Denoiser, Images, UNet, batches, clamp, ddim, ddpm, dpmpp, families, fit, heun, last, linear_beta, load, load_data, load_state, path,
-                        project, save, save_state, show_images, to_float, train, validate)
+from diffnb.apps.checkpoints import load, save
+from diffnb.apps.datasets import load_data
+from diffnb.apps.runs import fit
+from diffnb.data import Images, batches
+from diffnb.denoiser import Denoiser
+from diffnb.fld import FLD
+from diffnb.guidance import clamp, project
+from diffnb.kit.files import load_state, save_state
+from diffnb.kit.pictures import show_images, to_float
+from diffnb.samplers import ddim, ddpm, dpmpp, heun, last
+from diffnb.schedules import linear_beta, path
+from diffnb.training import train, validate
+from diffnb.unet import UNet, families
 
-runs = results.parent/'runs'/'25'
+runs = results.parent/'runs'/'cifar10'
 cifar = {**families['adm'], 'attention': [1]}                       # configs/ddpm_cifar10.yaml: 35,746,307 parameters
 small = {}                                                          # our default U-Net in colours: 349,955
 recipe = dict(steps=5600, bs=64, opt='muon', lr=3e-3, ema=.998, flip=True, seed=0)
@@ -65,7 +76,7 @@ def pictures():
 
 
 def note(a, section, row):
-    "Put rows into results/25.json"
+    "Put rows into results/cifar10.json"
     common.change('25', lambda record: record.setdefault(section, {}).update(row), a.out)
     print(section, '|', {k: {n: x for n, x in v.items() if n not in about()} if isinstance(v, dict) else v for k, v in row.items()}, flush=True)
 

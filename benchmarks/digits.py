@@ -1,6 +1,6 @@
-"""The long run of nbs/21_digits: four targets times four schedules on scikit-learn's digits, each trained afresh from several seeds, asked for 800 digits, and
-measured: along the path of its own schedule, and once more along the path of `cosine`, the same for all. Every number goes into results/21.json as it comes, a few
-digits of each row into results/21, the networks into runs/21. Rows that are there already are left alone. No download.
+"""The long run of nbs/projects/digits: four targets times four schedules on scikit-learn's digits, each trained afresh from several seeds, asked for 800 digits, and
+measured: along the path of its own schedule, and once more along the path of `cosine`, the same for all. Every number goes into results/digits.json as it comes, a few
+digits of each row into results/digits, the networks into runs/digits. Rows that are there already are left alone. No download.
 
     python benchmarks/digits.py                       seeds 0 and 1, 400 steps each: about half an hour of one core
     python benchmarks/digits.py --seeds 0             half of it
@@ -19,8 +19,18 @@ import torch
 
 import common
 from common import results
-from diffnb.all import (FLD, Denoiser, UNet, between, cosine, ddim, fit, flow, generate, given, karras, last, linear_beta, load, load_data, lognormal, mix, path, save, seeded,
-                        show_images, to_float)
+from diffnb.angle import mix
+from diffnb.apps.checkpoints import load, save
+from diffnb.apps.datasets import load_data
+from diffnb.apps.generation import generate
+from diffnb.apps.runs import fit
+from diffnb.denoiser import Denoiser
+from diffnb.fld import FLD
+from diffnb.guidance import given
+from diffnb.kit.pictures import show_images, to_float
+from diffnb.samplers import ddim, last, seeded
+from diffnb.schedules import cosine, flow, karras, linear_beta, lognormal, path, section
+from diffnb.unet import UNet
 
 sys.path.insert(0, str(results.parent/'examples'))
 from demo import judge  # noqa: E402
@@ -30,8 +40,8 @@ def to_degrees(*sigmas): return [math.degrees(math.atan(s)) for s in sigmas]
 
 
 schedules = {'cosine': (cosine, None), 'linear_beta': (linear_beta, None),                # for training, for sampling
-             'flow': (between(schedule=flow, degrees=to_degrees(0, 49)), None),           # but for the last stretch, 98 % of its time: at 90 degrees the noise alone says nothing about the image
-             'lognormal': (between(schedule=lognormal, degrees=to_degrees(.002, 80)), karras)}        # between the sigmas that EDM's sampler visits
+             'flow': (section(schedule=flow, degrees=to_degrees(0, 49)), None),           # but for the last stretch, 98 % of its time: at 90 degrees the noise alone says nothing about the image
+             'lognormal': (section(schedule=lognormal, degrees=to_degrees(.002, 80)), karras)}        # between the sigmas that EDM's sampler visits
 targets = 'x0', 'eps', 'v', 'flow'
 degrees = 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 88
 labels = torch.arange(800) % 10
@@ -78,7 +88,7 @@ def trained(a, target, curve, seed):
     if fname.exists(): return load(fname), load(fname).notes
     torch.manual_seed(seed)
     tick = time.process_time()
-    model = fit(Denoiser(UNet(1, classes=10), target, *schedules[curve]), load_data('digits'), steps=a.steps, forget=.1, seed=seed, progress=False)
+    model = fit(Denoiser(UNet(1, classes=10), target, *schedules[curve]), load_data('digits'), steps=a.steps, label_dropout=.1, seed=seed, progress=False)
     notes = dict(train_seconds=round(time.process_time() - tick, 1), train_loss=mean(r['loss'] for r in model.history.rows[-50:]))
     a.folder.mkdir(parents=True, exist_ok=True)
     save(fname, model, **notes)
@@ -118,7 +128,7 @@ def main():
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     p.add_argument('--steps', type=int, default=400, help='training steps of 128 digits')
     p.add_argument('--only', nargs='+', help='names such as v-cosine')
-    p.add_argument('--folder', type=Path, default=results.parent/'runs'/'21', help='where the networks are kept')
+    p.add_argument('--folder', type=Path, default=results.parent/'runs'/'digits', help='where the networks are kept')
     p.add_argument('--out', type=Path, default=results, help='another folder than results')
     a = p.parse_args()
     train, held = load_data('digits'), load_data('digits', 'test')

@@ -1,5 +1,5 @@
-"""The long run of nbs/24_flowers: train the network of the Keras DDIM example on flowers, run the grid of its R port (loss, what it is on, schedule), and note every
-number in results/24.json as it comes, with pictures in results/24. A training that was ended goes on where it stood.
+"""The long run of nbs/projects/flowers: train the network of the Keras DDIM example on flowers, run the grid of its R port (loss, what it is on, schedule), and note every
+number in results/flowers.json as it comes, with pictures in results/flowers. A training that was ended goes on where it stood.
 
     python benchmarks/flowers.py --data NAME.npz        all of it
     python benchmarks/flowers.py reader                 the small network whose features the KID uses
@@ -21,11 +21,21 @@ from torch import nn
 
 import common
 from common import results
-from diffnb.all import (Denoiser, Images, Muon, ResidualUNet, batches, channel_stats, cosine, ddim, dpmpp, fit, hold_out, kid, last, linear_beta, load, load_data, mix, nearest, path,
-                        pixels, show_images, to_float)
-from diffnb.schedules import schedule
+from diffnb.angle import mix
+from diffnb.apps.checkpoints import load
+from diffnb.apps.datasets import hold_out, load_data
+from diffnb.apps.runs import fit
+from diffnb.data import Images, batches
+from diffnb.denoiser import Denoiser, channel_stats
+from diffnb.fld import kid, nearest, pixels
+from diffnb.kit.pictures import show_images, to_float
+from diffnb.samplers import ddim, dpmpp, last
+from diffnb.schedules import cosine, linear_beta, path
+from diffnb.training import Muon
+from diffnb.unet import ResidualUNet
+from diffnb.kit.curves import schedule
 
-runs = results.parent/'runs'/'24'
+runs = results.parent/'runs'/'flowers'
 keras = cosine(signal=(.95, .02))
 
 

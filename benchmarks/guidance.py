@@ -11,9 +11,15 @@ import time
 import torch
 
 from common import keep, results, turns
-from diffnb.all import FLD, Denoiser, UNet, classify, cosine, ddim, families, features, last, load, load_data, path, per_class
-from diffnb.generation import generate
-from diffnb.guidance import Around, _doubled, clamp, given, guide, interval, project
+from diffnb.apps.checkpoints import load
+from diffnb.apps.datasets import load_data
+from diffnb.denoiser import Denoiser
+from diffnb.fld import FLD, classify, features, per_class
+from diffnb.samplers import ddim, last
+from diffnb.schedules import cosine, path
+from diffnb.unet import UNet, families
+from diffnb.apps.generation import generate
+from diffnb.guidance import Wrapped, _doubled, clamp, given, guide, interval, project
 
 n = 4                                                                                      # steps per walk
 
@@ -23,7 +29,7 @@ def in_one_batch(model, y, w):
     def ask(x, phi, cond):
         u, c = _doubled(model, x, phi, y, None)
         return type(u)(*(torch.lerp(a, b, w) for a, b in zip(u, c)))
-    return Around(model, ask)
+    return Wrapped(model, ask)
 
 
 def cost(a):

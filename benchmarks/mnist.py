@@ -1,4 +1,4 @@
-"""The long runs of nbs/22_mnist: train the networks of the ablation and of the table, draw digits, measure them, and note every number in results/22.json as it
+"""The long runs of nbs/projects/mnist: train the networks of the ablation and of the table, draw digits, measure them, and note every number in results/mnist.json as it
 comes. A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA, or a network.
 
     python benchmarks/mnist.py list                    what there is
@@ -19,11 +19,21 @@ import torch
 
 import common
 from common import results
-from diffnb.all import (FLD, Denoiser, Muon, UNet, bare, cosine, ddim, ddpm, dpmpp, families, fit, guide, heun, karras, last, load, load_data, load_state, lognormal,
-                        path, per_class, save, show_images, to_float, validate)
+from diffnb.apps.checkpoints import load, save
+from diffnb.apps.datasets import load_data
+from diffnb.apps.runs import fit
+from diffnb.denoiser import Denoiser, unwrap
+from diffnb.fld import FLD, per_class
+from diffnb.guidance import guide
+from diffnb.kit.files import load_state
+from diffnb.kit.pictures import show_images, to_float
+from diffnb.samplers import ddim, ddpm, dpmpp, heun, last
+from diffnb.schedules import cosine, karras, lognormal, path
+from diffnb.training import Muon, validate
+from diffnb.unet import UNet, families
 
-runs = results.parent/'runs'/'22'
-seed_net = {**families['julia'], 'middle_attention': False}                                # 376,913 parameters: DenoisingDiffusion.jl's
+runs = results.parent/'runs'/'mnist'
+seed_net = {**families['julia'], 'mid_attention': False}                                # 376,913 parameters: DenoisingDiffusion.jl's
 attentive = families['julia']                                                              # 602,705
 labelled = {**families['julia'], 'classes': 10, 'combine': 'cat'}                          # 622,865
 
@@ -52,7 +62,7 @@ table = {
     'main':        long,
     'attention':   dict(net=attentive, **long),
     'L1':          dict(kind='l1', **long),
-    'conditional': dict(net=labelled, forget=.1, **long),
+    'conditional': dict(net=labelled, label_dropout=.1, **long),
 }
 
 
@@ -111,7 +121,7 @@ def measured(x, labels=None):
 
 
 def picture(section, name, x):
-    folder = results/'22'
+    folder = results/'mnist'
     folder.mkdir(exist_ok=True)
     show_images(x[:24], cols=12).save(folder/f'{section}-{name}.png'.replace(' ', '_'), optimize=True)
 
@@ -125,7 +135,7 @@ def run(section, name):
 
 def heap(section, name, model, sampler='dpmpp', calls=20, n=10_000, w=1., **about_it):
     "Draw, measure, note, keep a picture"
-    labels = torch.arange(n) % 10 if bare(model.net).cfg.get('classes') else None
+    labels = torch.arange(n) % 10 if unwrap(model.net).cfg.get('classes') else None
     x, seconds = draw(model, samplers[sampler], calls, n, labels=labels, w=w)
     row = {**about_it, **measured(x, labels), 'sampler': sampler, 'calls': calls, 'sampling_seconds': round(seconds), 'sampling_seed': 0}
     note(section, name, {**row, 'w': w} if labels is not None else row)

@@ -9,7 +9,9 @@ import importlib.util
 import torch
 
 from common import keep, peak_mb, turns
-from diffnb.all import Guess, ddim, ddpm, dpmpp, heun, last, linear_beta, path, unmix
+from diffnb.angle import Guess, unmix
+from diffnb.samplers import ddim, ddpm, dpmpp, heun, last
+from diffnb.schedules import linear_beta, path
 
 n = 100
 
@@ -62,7 +64,9 @@ def memory(steps):
     "Peak memory in MB of a process that walks so many steps"
     return peak_mb(f"""
 import torch
-from diffnb.all import cosine, ddim, last, path, unmix
+from diffnb.angle import unmix
+from diffnb.samplers import ddim, last
+from diffnb.schedules import cosine, path
 x = torch.randn(256, 3, 64, 64)
 last(ddim(lambda x, phi: unmix(x, x, phi, 'v'), x, path(cosine, {steps})))
 """)

@@ -1,4 +1,4 @@
-"""Ten thousand digits from the terminal: time and peak memory. Writes results/15.json; notebook 15 shows the table.
+"""Ten thousand digits from the terminal: time and peak memory. Writes results/cli.json; notebook 15 shows the table.
 
 python benchmarks/sampling.py
 """
@@ -14,7 +14,7 @@ from common import keep
 # The kernel's high-water mark: ru_maxrss would begin with the peak of the process that starts this
 watched = '''
 import sys
-from diffnb.cli import main
+from diffnb.apps.cli import main
 code = main()
 mark = open('/proc/self/status').read().split('VmHWM:')[1].split()[0]
 print('peak', mark, file=sys.stderr)

@@ -15,7 +15,14 @@ from common import keep
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tests'))
 import lab as driver  # noqa: E402
-from diffnb.all import cosine, ddim, ideal, load_data, path, playground, scrubber_html, seeded, slider, to_float  # noqa: E402
+from diffnb.apps.datasets import load_data  # noqa: E402
+from diffnb.apps.playground import playground  # noqa: E402
+from diffnb.kit.pictures import to_float  # noqa: E402
+from diffnb.kit.scrubber import scrubber_html  # noqa: E402
+from diffnb.oracle import ideal  # noqa: E402
+from diffnb.samplers import ddim, seeded  # noqa: E402
+from diffnb.schedules import cosine, path  # noqa: E402
+from diffnb.trajectories import slider  # noqa: E402
 
 walk_of = '''from diffnb.all import *
 knows = ideal(to_float(load_data('digits').x))

@@ -1,5 +1,5 @@
-"""The long run of nbs/20_spiral: networks of 1,442 and 5,826 numbers on points in the plane, with the schedule of DenoisingDiffusion.jl and with one that reaches noise,
-from several seeds. Every row goes into results/20.json as it comes; rows that are there already are left alone. Nothing is downloaded.
+"""The long run of nbs/projects/spiral: networks of 1,442 and 5,826 numbers on points in the plane, with the schedule of DenoisingDiffusion.jl and with one that reaches noise,
+from several seeds. Every row goes into results/spiral.json as it comes; rows that are there already are left alone. Nothing is downloaded.
 
     python benchmarks/spiral.py                       everything, three seeds: about twenty minutes of one core
     python benchmarks/spiral.py --seeds 1             less
@@ -16,8 +16,15 @@ from statistics import mean
 import torch
 
 import common
-from diffnb.all import (MLP, Denoiser, angle_kinds, clamp, cosine, ddim, ddpm, dpmpp, fit, guide, heun, last, linear_beta, mixture, path, project, schedule,
-                        timestep)
+from diffnb.apps.runs import fit
+from diffnb.denoiser import Denoiser
+from diffnb.embedding import angle_kinds
+from diffnb.guidance import clamp, guide, project
+from diffnb.kit.curves import schedule
+from diffnb.oracle import mixture
+from diffnb.samplers import ddim, ddpm, dpmpp, heun, last
+from diffnb.schedules import cosine, linear_beta, path, timestep
+from diffnb.unet import MLP
 
 julia = linear_beta(T=40, beta=(8e-6, 9e-5), scale=True)                                    # DenoisingDiffusion.jl's for points: it ends at 12.6 degrees
 angle_kinds['its steps'] = (lambda phi, _: (timestep(julia, phi) + 1).to(phi.dtype), dict(interleave=True))   # its table of sinusoids: steps 1 to 40
@@ -126,7 +133,7 @@ def trained(o, seed, shape='spiral'):
     torch.manual_seed(seed)
     net, tick = (MLP(2, 16, kind=kind) if shape else MLP(2, 32, classes=3, kind=kind)), time.process_time()
     if begin: begin(net)
-    labels = {} if shape else dict(forget=.2)
+    labels = {} if shape else dict(label_dropout=.2)
     model = fit(Denoiser(net, target, times or levels), data if shape else (data, torch.arange(3).repeat_interleave(3000)), seed=seed, progress=False, **o, **labels)
     loss = mean(r['loss'] for r in model.history.rows[-500:])
     return model, dict(parameters=sum(p.numel() for p in net.parameters()), seconds=round(time.process_time() - tick, 1), steps=o['steps'], bs=o['bs'], train_loss=loss, seed=seed)

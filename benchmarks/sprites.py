@@ -1,5 +1,5 @@
-"""The long run of nbs/23_sprites: train on the DawnLike sprites with the original's settings and with ours, draw, measure, and note every number in results/23.json as it
-comes, with pictures in results/23. A training that was ended goes on where it stood.
+"""The long run of nbs/projects/sprites: train on the DawnLike sprites with the original's settings and with ours, draw, measure, and note every number in results/sprites.json as it
+comes, with pictures in results/sprites. A training that was ended goes on where it stood.
 
     python benchmarks/sprites.py                     all of it; needs sprites_dawnlike/dawnlike_16x16.npz in DIFFNB_DATA
     python benchmarks/sprites.py 'ours' 'ours again' some trainings
@@ -23,11 +23,21 @@ from torch import nn
 
 import common
 from common import results
-from diffnb.all import (FLD, Denoiser, Images, Muon, UNet, batches, cosine, ddim, ddpm, dpmpp, fit, from_betas, guide, last, load, load_data, nearest, path, show_images,
-                        to_float)
-from diffnb.schedules import schedule
+from diffnb.apps.checkpoints import load
+from diffnb.apps.datasets import load_data
+from diffnb.apps.runs import fit
+from diffnb.data import Images, batches
+from diffnb.denoiser import Denoiser
+from diffnb.fld import FLD, nearest
+from diffnb.guidance import guide
+from diffnb.kit.pictures import show_images, to_float
+from diffnb.samplers import ddim, ddpm, dpmpp, last
+from diffnb.schedules import cosine, from_betas, path
+from diffnb.training import Muon
+from diffnb.unet import UNet
+from diffnb.kit.curves import schedule
 
-runs, data_file = results.parent/'runs'/'23', 'sprites_dawnlike/dawnlike_16x16.npz'
+runs, data_file = results.parent/'runs'/'sprites', 'sprites_dawnlike/dawnlike_16x16.npz'
 net = dict(width=32, mults=(1, 2, 2), classes=5)                                            # 626,371 parameters
 
 beta = [1e-3 + (.02 - 1e-3)*t/500 for t in range(501)]                                      # the original's table of T + 1: its first entry holds two factors
@@ -149,7 +159,7 @@ def trained(a, name):
     torch.manual_seed(o['seed'])
     model, start, used = Denoiser(UNet(3, **net), o.pop('target'), o.pop('schedule'), o.pop('sample_schedule', None)), time.time(), time.process_time()
     begun = any(folder.glob('state-*'))
-    model = fit(model, train, steps=steps, forget=.1, folder=folder, resume=begun, every=dict(valid=0, save=500), keep=1, **o)
+    model = fit(model, train, steps=steps, label_dropout=.1, folder=folder, resume=begun, every=dict(valid=0, save=500), keep=1, **o)
     rates = model.history.column('lr')
     cost = dict(training=name, parameters=sum(p.numel() for p in model.parameters()), train=len(train.x), steps=steps, batch=bs, passes=round(passes, 1), seed=o['seed'],
                 lr=max(rates), lr_last=rates[-1], flip=o['flip'], resumed=begun, seconds=round(time.time() - start), cpu_seconds=round(time.process_time() - used),
@@ -217,7 +227,7 @@ def measure(a, name, net, fld):
     s, (train, held) = fld(x), sprites()
     m = nearest(x[:250], torch.cat([train.x, train.x.flip(-1)]), torch.cat([held.x, held.x.flip(-1)]), colours)
     note(a, 'table', name, {**cost, 'calls': calls, 'w': w, 'n': len(x), 'sampling_seed': 0, 'sampling_seconds': round(seconds), **agreement(net, x, y), 'fld': s.value, 'se': s.se,
-                            'wobble': s.wobble, 'debiased': s.debiased, 'floor': s.floor, 'percent': s.percent,
+                            'wobble': s.reference_error, 'debiased': s.debiased, 'floor': s.floor, 'percent': s.percent,
                             'features': f'a classifier trained on the {len(train.x)} training sprites, 64 numbers', 'reference': f'{len(held.x)} held-out sprites',
                             'memory': dict(n=len(m.train), share=m.share, expected=m.expected, to_train=m.train.median().item(), to_held=m.test.median().item(), copies=int((m.train < .5).sum()))})
     picture(a, name, by_class(x, y), 12)
@@ -234,7 +244,7 @@ def other(a, name):
     torch.manual_seed(0)
     model, start, used = Denoiser(UNet(train.x.shape[1], width=16, mults=(1, 2, 2), classes=10), target='v', schedule=cosine), time.time(), time.process_time()
     steps = min(600, a.steps)
-    model = fit(model, train, steps=steps, bs=32, opt='muon', lr=5e-3, ema=.98, forget=.1, valid=held, every=dict(valid=steps))
+    model = fit(model, train, steps=steps, bs=32, opt='muon', lr=5e-3, ema=.98, label_dropout=.1, valid=held, every=dict(valid=steps))
     losses = model.history.column('loss')
     cost = dict(seconds=round(time.time() - start), cpu_seconds=round(time.process_time() - used))
     torch.manual_seed(0)

@@ -1,5 +1,5 @@
-"""The long run of nbs/26_super_resolution: train a network that sees 7x7 pixels and draws 28x28, enlarge MNIST's 10,000 test digits in several ways, and note
-every number in results/26.json as it comes, with pictures in results/26. A training that was ended goes on where it stood.
+"""The long run of nbs/projects/super_resolution: train a network that sees 7x7 pixels and draws 28x28, enlarge MNIST's 10,000 test digits in several ways, and note
+every number in results/super_resolution.json as it comes, with pictures in results/super_resolution. A training that was ended goes on where it stood.
 
     python benchmarks/super_resolution.py                    trains, then measures; needs MNIST in DIFFNB_DATA, or a network
     python benchmarks/super_resolution.py train
@@ -16,12 +16,20 @@ import torch
 import torch.nn.functional as F
 
 from common import about, results
-from diffnb.all import (FLD, Denoiser, UNet, WithImage, ddim, ddpm, dpmpp, fit, known, last, load, load_data, path, per_class, seeded, show_images, to_float,
-                        validate)
-from diffnb.editing import match, shrink, zigzag
+from diffnb.apps.checkpoints import known, load
+from diffnb.apps.datasets import load_data
+from diffnb.apps.runs import fit
+from diffnb.denoiser import Denoiser
+from diffnb.fld import FLD, per_class
+from diffnb.kit.pictures import show_images, to_float
+from diffnb.samplers import ddim, ddpm, dpmpp, last, seeded
+from diffnb.schedules import path
+from diffnb.training import validate
+from diffnb.unet import UNet, WithImage
+from diffnb.editing import data_consistency, repaint_path, shrink
 from diffnb.guidance import given, project
 
-runs = results.parent/'runs'/'26'
+runs = results.parent/'runs'/'super_resolution'
 k = 4
 
 
@@ -34,7 +42,7 @@ known['Enlarger'] = Enlarger
 
 
 def note(out, section, row):
-    "Put a row into results/26.json, whoever else is writing"
+    "Put a row into results/super_resolution.json, whoever else is writing"
     out.mkdir(exist_ok=True)
     with open(out/'.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -75,16 +83,16 @@ def ways(a, calls=20):
     "Name -> (a function from small pictures and the first seed to large ones, calls, does it draw?)"
     model, free = trained(a)[0], plain(a)
     angles, walk = path(model.schedule, calls), path(free.schedule, calls)
-    long = zigzag(walk, 5, 5, ddpm)
-    fix = lambda low: project(free, match(low, k))
+    long = repaint_path(walk, 5, 5, ddpm)
+    fix = lambda low: project(free, data_consistency(low, k))
     told = lambda low: given(model, low)
     return {'nearest': (lambda low, first: F.interpolate(low, scale_factor=k), 0, False),
             'bicubic': (lambda low, first: F.interpolate(low, scale_factor=k, mode='bicubic'), 0, False),
             'trained, DPM++': (partial(by_sampler, told, angles), calls, True),
             'trained, DDIM': (partial(by_sampler, told, angles, sampler=ddim), calls, True),
-            'trained, DPM++, matched': (partial(by_sampler, lambda low: project(told(low), match(low, k)), angles), calls, True),
+            'trained, DPM++, matched': (partial(by_sampler, lambda low: project(told(low), data_consistency(low, k)), angles), calls, True),
             'training-free, DPM++': (partial(by_sampler, fix, walk), calls, True),
-            'training-free, zigzag': (partial(by_sampler, fix, long, sampler=ddpm), len(long) - 1, True)}
+            'training-free, repaint_path': (partial(by_sampler, fix, long, sampler=ddpm), len(long) - 1, True)}
 
 
 @torch.no_grad()

@@ -13,10 +13,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
 from common import keep, turns
-from diffnb.all import EMA, Denoiser, Guess, UNet, batches, cosine, families, linear_beta, load_data, mix, timestep, to_float, train, unmix
+from diffnb.angle import Guess, mix, unmix
+from diffnb.apps.datasets import load_data
+from diffnb.data import batches
+from diffnb.denoiser import Denoiser
+from diffnb.kit.pictures import to_float
+from diffnb.schedules import cosine, linear_beta, timestep
+from diffnb.training import EMA, train
+from diffnb.unet import UNet, families
 
 bs, lr = 128, 1e-3
-seed_net = {**families['julia'], 'middle_attention': False}   # 376,913 parameters, DenoisingDiffusion.jl's
+seed_net = {**families['julia'], 'mid_attention': False}   # 376,913 parameters, DenoisingDiffusion.jl's
 
 
 def images():

@@ -15,8 +15,18 @@ matplotlib.use('agg')
 import torch  # noqa: E402
 from sklearn.neural_network import MLPClassifier  # noqa: E402
 
-from diffnb.all import (FLD, Denoiser, UNet, dpmpp, ddim, fit, last, load_data, path, save, save_gif, scrubber_html, seeded, show_images, show_losses,  # noqa: E402
-                        strip, to_float)
+from diffnb.apps.checkpoints import save
+from diffnb.apps.datasets import load_data
+from diffnb.apps.runs import fit
+from diffnb.denoiser import Denoiser
+from diffnb.fld import FLD
+from diffnb.kit.pictures import save_gif, show_images, to_float
+from diffnb.kit.scrubber import scrubber_html
+from diffnb.samplers import ddim, dpmpp, last, seeded
+from diffnb.schedules import path
+from diffnb.training import show_losses
+from diffnb.trajectories import strip
+from diffnb.unet import UNet
 
 
 def judge(train):
@@ -50,7 +60,7 @@ def main():
     net = UNet(1, classes=10)
     print(f'2. Training: a U-Net with {sum(w.numel() for w in net.parameters()):,} parameters, {a.steps} steps.', flush=True)
     start = time.time()
-    model = fit(Denoiser(net), train, steps=a.steps, seed=a.seed, forget=.1)
+    model = fit(Denoiser(net), train, steps=a.steps, seed=a.seed, label_dropout=.1)
     print(f'   {time.time() - start:.0f} s, {a.steps*128/(time.time() - start):.0f} images/s, loss {model.history.rows[-1]["loss"]:.3f}')
     show_losses(model.history).savefig(a.out/'loss.png', dpi=110)
     save(a.out/'model.safetensors', model)

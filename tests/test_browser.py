@@ -16,7 +16,7 @@ import torch
 
 root = driver.root
 slow = re.compile(r'^#\|\s*(eval:\s*false|slow|peers)\b', re.M)
-extra = {'05_trajectories.ipynb': ["broken = slider(walk, items=4)\nbroken.links[1].unlink()\nbroken.add_class('cut-link')\nbroken"]}   # for the test of the test
+extra = {'06_trajectories.ipynb': ["broken = slider(walk, items=4)\nbroken.links[1].unlink()\nbroken.add_class('cut-link')\nbroken"]}   # for the test of the test
 
 
 def missing():
@@ -142,7 +142,7 @@ def run(lab, chromium, name):
     return page
 
 
-@pytest.mark.parametrize('name', ['05_trajectories.ipynb', '12_guidance.ipynb'])
+@pytest.mark.parametrize('name', ['06_trajectories.ipynb', '12_guidance.ipynb'])
 def test_the_slider_moves_in_jupyterlab_and_goes_on_when_the_kernel_is_gone(lab, chromium, name):
     page = run(lab, chromium, name)
     found = scrubbers(page)
@@ -165,7 +165,7 @@ def test_the_slider_moves_in_jupyterlab_and_goes_on_when_the_kernel_is_gone(lab,
 
 
 def test_the_playground_draws_and_its_slider_moves(lab, chromium):
-    name = '14_generation.ipynb'
+    name = 'apps/generation.ipynb'
     page = run(lab, chromium, name)
     out = page.locator('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output:has(.widget-button:has-text("draw"))').first
     new = out.locator('.diffnb-scrubber:not(.seen-before)')
@@ -238,7 +238,7 @@ def plays(s):
 
 def test_the_page_works_from_a_file(chromium, tmp_path):
     from diffnb.samplers import Step
-    from diffnb.trajectories import scrubber_html
+    from diffnb.kit.scrubber import scrubber_html
     g = torch.Generator().manual_seed(0)
     steps = [Step(*torch.randn(2, 16, 1, 16, 16, generator=g), torch.tensor(1.57*(1 - i/59))) for i in range(60)]
     f = scrubber_html({'<!--<script> & two': steps, 'every third': steps[::3] + steps[-1:]}, tmp_path/'with space.html', items=16)
@@ -265,7 +265,7 @@ def test_the_page_works_from_a_file(chromium, tmp_path):
 
 def test_the_page_shows_its_last_frame_where_nothing_runs(chromium, tmp_path):
     from diffnb.samplers import Step
-    from diffnb.trajectories import scrubber_html
+    from diffnb.kit.scrubber import scrubber_html
     steps = [Step(*torch.full((2, 4, 1, 16, 16), i/5), torch.tensor(1.5 - .3*i)) for i in range(6)]
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()

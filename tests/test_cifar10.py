@@ -6,17 +6,18 @@ from pathlib import Path
 import torch
 from tables import rows, shows
 
-from diffnb.all import UNet, load
+from diffnb.apps.checkpoints import load
+from diffnb.unet import UNet
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'benchmarks'))
 import cifar10  # noqa: E402
 
-stored = json.loads((root/'results'/'25.json').read_text(encoding='utf-8'))
+stored = json.loads((root/'results'/'cifar10.json').read_text(encoding='utf-8'))
 
 
 def test_the_notebook_shows_the_numbers_that_are_stored():
-    shown = rows('25_cifar10.ipynb')
+    shown = rows('projects/cifar10.ipynb')
     for section in ('table', 'objectives', 'spacings', 'shares'):
         assert stored[section], section
         for name, r in stored[section].items():
@@ -41,7 +42,7 @@ def test_the_network_of_the_full_run_is_the_original():
 
 
 def test_the_network_of_the_table_is_what_its_card_says():
-    fname = root/'results'/'25'/'eps.safetensors'
+    fname = root/'results'/'cifar10'/'eps.safetensors'
     model = load(fname)
     assert sum(p.numel() for p in model.net.parameters()) == model.notes['parameters'] == stored['training']['eps']['parameters']
     assert model.target == 'eps' and model.schedule.T == 1000 and model.shape == (3, 32, 32) and fname.stat().st_size < 1_000_000

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffnb.checkpoints import load
-from diffnb.cli import main
+from diffnb.apps.checkpoints import load
+from diffnb.apps.cli import main
 
 env = {**os.environ, 'OMP_NUM_THREADS': '1'}
 points = '--data spiral --n 400 --bs 16 --net-args width=8 layers=2 --no-tensorboard --no-progress'.split()
@@ -25,7 +25,7 @@ import os, random, signal, sys, time
 import torch
 torch.set_num_threads(1)
 from diffnb import checkpoints
-from diffnb.cli import main
+from diffnb.apps.cli import main
 folder, words, rng = sys.argv[1], sys.argv[2:], random.Random(0)
 
 def rows():
@@ -76,7 +76,7 @@ def test_twenty_kills(tmp_path):
 
 @pytest.mark.parametrize('sig, code', [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_polite_signal_saves_and_says_so(tmp_path, sig, code):
-    p = subprocess.Popen([sys.executable, '-m', 'diffnb.cli', 'train', *points, '--steps', '100000', '--out', str(tmp_path)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p = subprocess.Popen([sys.executable, '-m', 'diffnb.apps.cli', 'train', *points, '--steps', '100000', '--out', str(tmp_path)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not ((tmp_path/'log.csv').exists() and (tmp_path/'log.csv').read_text().count('\n') > 20): assert p.poll() is None; time.sleep(.02)
     p.send_signal(sig)
     p.communicate(timeout=60)
@@ -116,7 +116,7 @@ pair = '''
 import sys, torch
 from accelerate import PartialState
 from accelerate.utils import gather
-from diffnb.cli import Sample, Train
+from diffnb.apps.cli import Sample, Train
 folder = sys.argv[1]
 small = dict(steps=20, bs=32, net_args=dict(width=8, mults=[1, 2]), accumulate=2, tensorboard=False, progress=False)
 model = Train(out=f'{folder}/run', **small).run()
@@ -156,7 +156,7 @@ def test_the_installed_program():
 
 
 def test_help_does_not_wait_for_torch():
-    code = "import sys; from diffnb.cli import main; assert main(['train', '--help']) == 0 and 'torch' not in sys.modules"
+    code = "import sys; from diffnb.apps.cli import main; assert main(['train', '--help']) == 0 and 'torch' not in sys.modules"
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env)
     assert p.returncode == 0, p.stderr
 
@@ -164,7 +164,7 @@ def test_help_does_not_wait_for_torch():
 def test_a_terminal_without_special_signs(tmp_path):
     "Everything was measured: the numbers must not be lost over a sign that the terminal does not have"
     words = ['fld', 'digits', '--reference', 'digits', '--json-out', str(tmp_path/'fld.json'), '--no-progress']
-    p = subprocess.run([sys.executable, '-m', 'diffnb.cli', *words], capture_output=True,
+    p = subprocess.run([sys.executable, '-m', 'diffnb.apps.cli', *words], capture_output=True,
                        env={**env, 'PYTHONIOENCODING': 'ascii', 'PYTHONUTF8': '0'})
     assert p.returncode == 0 and b'FLD' in p.stdout, p.stderr
     assert json.loads((tmp_path/'fld.json').read_text())['n'] == 797
@@ -194,7 +194,7 @@ def test_a_flag_in_a_file_is_true_or_false(value, tmp_path, capsys):
 
 
 def test_the_stored_order_needs_no_more_memory_than_a_small_one():
-    rows = json.loads((Path(__file__).resolve().parent.parent/'results'/'15.json').read_text())['rows']
+    rows = json.loads((Path(__file__).resolve().parent.parent/'results'/'cli.json').read_text())['rows']
     assert [r['n'] for r in rows] == [1000, 10_000] and rows[1]['peak_mb'] < rows[0]['peak_mb'] + 50
 
 

@@ -16,7 +16,7 @@ def test_demo_leaves_its_pictures_and_a_model_that_loads(tmp_path):
     assert {f.name for f in out.iterdir()} == {'samples.png', 'trajectory.png', 'trajectory.gif', 'trajectory.html', 'loss.png', 'model.safetensors'}
     page = (out/'trajectory.html').read_text(encoding='utf-8')
     assert page.count('data:image/png') == 41 + 1 and 'http' not in page and len(page) < 1_000_000
-    from diffnb.all import load
+    from diffnb.apps.checkpoints import load
     assert load(out/'model.safetensors').shape == (1, 16, 16)
     assert 'real digits, held out' in r.stdout and 'pure noise' in r.stdout
 

@@ -18,25 +18,28 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from diffnb import fld
 from diffnb.angle import aim, mix, rates, unmix
-from diffnb.checkpoints import load, save
-from diffnb.data import (
-    Images, batches, hold_out, load_data, show_images, show_points, to_channels, to_float, to_size,
-    to_uint8)
-from diffnb.denoiser import Denoiser, channel_stats, from_diffusers, spread, weigh
+from diffnb.apps.checkpoints import load, save
+from diffnb.apps.datasets import hold_out, load_data, to_channels, to_size
+from diffnb.data import Images, batches, show_points
+from diffnb.kit.pictures import show_images, to_float, to_uint8
+from diffnb.apps.exchange import from_diffusers
+from diffnb.denoiser import Denoiser, channel_stats, per_item, weigh
 from diffnb.editing import (
-    blur, cut, grey, invert, keep, match, shrink, slerp, zigzag)
+    blur, data_consistency, grey, inpaint, invert, repaint_path, sdedit_path, shrink, slerp)
 from diffnb.embedding import AngleEmbed, LabelEmbed, angle_features, log_sigma, sinusoidal
-from diffnb.generation import generate, walk
-from diffnb.guidance import (
-    amount, clamp, condition, dynamic, given, guide, interval, labelled, project, steer)
+from diffnb.apps.generation import generate, trajectory
+from diffnb.guidance import amount, clamp, dynamic, given, guide, interval, project, steer
+from diffnb.kit.checks import condition
+from diffnb.oracle import labelled
 from diffnb.oracle import ideal, mixture, score
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last, refresh, seeded
 from diffnb.schedules import (
-    alpha_bar, cosine, cosine_beta, flow, karras, linear_beta, log_snr, lognormal, path, rescale,
-    sigma, timestep)
-from diffnb.training import (
-    EMA, by_angle, draw, forget, orthogonal, preview, train, validate)
-from diffnb.trajectories import show_paths, strip, to_frames
+    alpha_bar, cosine, cosine_beta, flow, karras, linear_beta, log_snr, lognormal, path,
+    rescale, sigma, timestep)
+from diffnb.apps.runs import preview
+from diffnb.training import EMA, by_angle, label_dropout, orthogonal, step_noise, train, validate
+from diffnb.kit.pictures import to_frames
+from diffnb.trajectories import show_paths, strip
 from diffnb.unet import MLP, UNet
 
 pytestmark = pytest.mark.filterwarnings('ignore:only .* images', 'ignore:.*no value below 0')
@@ -205,7 +208,7 @@ def trained(to, opt='adamw'):
     "The weights after two steps"
     m = to(model(3))
     def run():
-        logs = list(train(m, iter([(X, Y)]*2), 2, opt=opt, forget=.5, perturb=.1))
+        logs = list(train(m, iter([(X, Y)]*2), 2, opt=opt, label_dropout=.5, perturb=.1))
         return [log.loss for log in logs], [p.detach() for p in m.parameters()]
     return run
 
@@ -246,7 +249,7 @@ def flat_steps(to): return list(ddim(ideal(to(P)), to(-P), ANGLES))
 
 
 def restored(to, op):
-    fix = match(op.A(to(X)), op)
+    fix = data_consistency(op.A(to(X)), op)
     return partial(fix, to(E))
 
 
@@ -259,7 +262,7 @@ def saved(to):
     return run
 
 
-def numbers(s): return [s.value, s.se, s.debiased, s.floor, s.wobble]
+def numbers(s): return [s.value, s.se, s.debiased, s.floor, s.reference_error]
 
 
 own = dict(features=lambda f: f)   # points are their own features
@@ -323,7 +326,7 @@ CALLS = {
     'loss': (0, lambda to: partial(to(model(3)).loss, to(X), to(Y), to(PHI), to(E), weight='snr')),
     'loss, drawn': (0, lambda to: partial(to(model()).loss, to(X),
                                           generator=torch.Generator().manual_seed(0))),
-    'spread': (0, lambda to: partial(spread, PHI, to(X))),
+    'spread': (0, lambda to: partial(per_item, PHI, to(X))),
     'weigh': (0, lambda to: partial(weigh, to(PHI), 'v', 'min-snr', to(X))),
     'channel_stats of bytes': (1, lambda to: partial(channel_stats, to(BYTES))),
     'channel_stats of floats': (1, lambda to: partial(channel_stats, to(X))),
@@ -331,8 +334,8 @@ CALLS = {
     # 09_checkpoints
     'save and load': (len(model().state_dict()), saved),
     # 10_training
-    'forget': (0, lambda to: partial(forget, to(Y), .5, torch.Generator().manual_seed(0))),
-    'draw': (0, lambda to: partial(draw, to(X), to(Y), cosine, 0, 0, .5, .1)),
+    'label_dropout': (0, lambda to: partial(label_dropout, to(Y), .5, torch.Generator().manual_seed(0))),
+    'draw': (0, lambda to: partial(step_noise, to(X), to(Y), cosine, 0, 0, .5, .1)),
     'train, two steps': (4, trained),
     'train with Muon, two steps': (4, partial(trained, opt='muon')),
     'EMA, an update': (0, averaged),
@@ -353,18 +356,18 @@ CALLS = {
     'dynamic': (0, lambda to: partial(project(ideal(to(X)), dynamic(.9)), to(E), .7)),
     'steer': (0, steered),
     # 13_editing: what is handed over is looked at once, before the walk
-    'keep, made': (2, lambda to: lambda: keep(to(X), to(X > 0)) and None),
-    'keep': (0, lambda to: partial(keep(to(X), to(X > 0)), to(E))),
+    'keep, made': (2, lambda to: lambda: inpaint(to(X), to(X > 0)) and None),
+    'keep': (0, lambda to: partial(inpaint(to(X), to(X > 0)), to(E))),
     'shrink': (0, lambda to: restored(to, shrink(2))),
     'grey': (0, lambda to: restored(to, grey([1.]))),
     'blur': (0, lambda to: restored(to, blur(1.))),
     'invert': (3, lambda to: lambda: last(invert(ideal(to(X)), to(X), ANGLES, refine=1))),
     'slerp': (7, lambda to: partial(slerp, to(X), to(E), .3)),
-    'cut': (2, lambda to: partial(cut, to(ANGLES.float()), .7)),
-    'zigzag': (1, lambda to: partial(zigzag, to(ANGLES.float()))),
+    'cut': (2, lambda to: partial(sdedit_path, to(ANGLES.float()), .7)),
+    'repaint_path': (1, lambda to: partial(repaint_path, to(ANGLES.float()))),
     # 14_generation
-    'walk': (0, lambda to: partial(last, walk(to(model()), range(4), clip=False, calls=3))),
-    'walk, clipped': (3, lambda to: partial(last, walk(to(model()), range(4), calls=3))),
+    'walk': (0, lambda to: partial(last, trajectory(to(model()), range(4), clip=False, calls=3))),
+    'walk, clipped': (3, lambda to: partial(last, trajectory(to(model()), range(4), calls=3))),
     'generate': (2, lambda to: partial(generate, to(model(3)), 4, clip=False, seeds=0, calls=3,
                                        progress=False)),
     # 00_data
@@ -413,7 +416,7 @@ FAILS = {
     'interval': f'interval {STRAIGHT}',
     'slerp': f'slerp {OWN}',
     'cut': f'_falling {STRAIGHT}',
-    'zigzag': f'_falling {STRAIGHT}',
+    'repaint_path': f'_falling {STRAIGHT}',
     'walk along a path of the device': f'_pairs {STRAIGHT}',
 }
 REFUSALS = TypeError, RuntimeError, ValueError      # but not AssertionError: mended, wrongly

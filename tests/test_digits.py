@@ -1,4 +1,4 @@
-"21_digits shows what results/21.json holds"
+"21_digits shows what results/digits.json holds"
 import json
 import subprocess
 import sys
@@ -8,15 +8,17 @@ import pytest
 import torch
 from tables import rows, shows
 
-from diffnb.all import Denoiser, MLP, flow, lognormal
+from diffnb.denoiser import Denoiser
+from diffnb.schedules import flow, lognormal
+from diffnb.unet import MLP
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'benchmarks'))
 import digits as bench  # noqa: E402
 
-stored = json.loads((root/'results'/'21.json').read_text(encoding='utf-8'))
+stored = json.loads((root/'results'/'digits.json').read_text(encoding='utf-8'))
 grid = list(stored['grid'].values())
-shown = rows('21_digits.ipynb')
+shown = rows('projects/digits.ipynb')
 
 
 def of(target, curve): return [r for r in grid if (r['target'], r['schedule']) == (target, curve)]
@@ -32,7 +34,7 @@ def test_the_notebook_shows_the_numbers_that_are_stored(target, curve):
     for column, digits, factor in (('fld', 2, 1), ('ddim_fld', 2, 1), ('right', 1, 100)):
         number = f'{sum(factor*r[column] for r in seeds)/len(seeds):.{digits}f}'
         assert shows(here, number), f'{target}, {curve}: run the notebook again'
-    assert (root/'results'/'21'/f'{target}-{curve}.png').exists()
+    assert (root/'results'/'digits'/f'{target}-{curve}.png').exists()
 
 
 @pytest.mark.parametrize('column', ['fld', 'ddim_fld'])
@@ -52,14 +54,14 @@ def test_the_notebook_shows_the_published_numbers_as_stored():
 
 
 def test_another_folder_gets_everything(tmp_path):
-    before = (root/'results'/'21.json').read_bytes(), sorted(f.stat().st_mtime_ns for f in (root/'results'/'21').iterdir())
+    before = (root/'results'/'digits.json').read_bytes(), sorted(f.stat().st_mtime_ns for f in (root/'results'/'digits').iterdir())
     words = ['--steps', '1', '--seeds', '0', '--only', 'v-cosine', '--out', str(tmp_path), '--folder', str(tmp_path/'nets')]
     r = subprocess.run([sys.executable, str(root/'benchmarks'/'digits.py'), *words], capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert r.returncode == 0, r.stderr
     there = json.loads((tmp_path/'21.json').read_text(encoding='utf-8'))
     assert list(there['grid']) == ['v-cosine-0'] and there['grid']['v-cosine-0']['steps'] == 1 and there['ends']['noise'] and there['published']
     assert (tmp_path/'21'/'v-cosine.png').exists() and list((tmp_path/'nets').iterdir())
-    assert ((root/'results'/'21.json').read_bytes(), sorted(f.stat().st_mtime_ns for f in (root/'results'/'21').iterdir())) == before
+    assert ((root/'results'/'digits.json').read_bytes(), sorted(f.stat().st_mtime_ns for f in (root/'results'/'digits').iterdir())) == before
 
 
 def test_noise_as_the_answer_needs_a_schedule_that_stops():

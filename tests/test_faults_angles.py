@@ -12,8 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffnb.angle import aim, mix, rates, unmix
 from diffnb.data import spiral
 from diffnb.oracle import ideal, mixture, score
-from diffnb.schedules import Schedule, between, betas, cosine, flow, from_betas, linear_beta
-from diffnb.schedules import log_snr, path, rescale, schedule, schedules, sigma, timestep
+from diffnb.kit.curves import Schedule
+from diffnb.schedules import betas, cosine, flow, from_betas, linear_beta, section
+from diffnb.kit.curves import schedule, schedules
+from diffnb.schedules import log_snr, path, rescale, sigma, timestep
 
 
 # Angles for each item
@@ -72,7 +74,7 @@ def test_no_float64_and_no_waiting_on_a_device(where):
             assert blobs.log_prob(x, angle).shape == (4,)
             assert score(blobs, x, angle).shape == x.shape
         t = torch.empty(4, device='meta')
-        for s in (cosine, linear_beta, flow, rescale, between): assert s(t).dtype == torch.float32
+        for s in (cosine, linear_beta, flow, rescale, section): assert s(t).dtype == torch.float32
         if where == 'meta': sigma(phi), log_snr(phi), timestep(linear_beta, phi)
 
 
@@ -84,13 +86,13 @@ def define(power):
     return mine_for_test
 
 @pytest.fixture
-def forget():
+def label_dropout():
     yield
     schedules.pop('mine_for_test', None)
 
-def test_a_schedule_defined_anew_takes_effect(forget):
-    def half_way(s): return between(schedule=s, degrees=(0, 45))(.5).item()
-    def deep(s): return half_way(between(schedule=s, degrees=(0, 80)))
+def test_a_schedule_defined_anew_takes_effect(label_dropout):
+    def half_way(s): return section(schedule=s, degrees=(0, 45))(.5).item()
+    def deep(s): return half_way(section(schedule=s, degrees=(0, 80)))
     old = define(1)
     before = half_way(old), deep(old)
     new = define(3)
@@ -98,7 +100,7 @@ def test_a_schedule_defined_anew_takes_effect(forget):
     assert_close(half_way(new), (.5*.5**(1/3))**3*math.pi/2)
     assert abs(deep(new) - before[1]) > .1
     assert (half_way(old), deep(old)) == before
-    assert old != new and between(schedule=old) != between(schedule=new)
+    assert old != new and section(schedule=old) != section(schedule=new)
     assert copy.deepcopy(old) == old                # a copy of a model keeps what the model had
     assert new == new() and hash(new) == hash(new())
 
@@ -130,7 +132,7 @@ def pickled(s): return pickle.loads(pickle.dumps(s))
 @pytest.mark.parametrize('copied', [copy.copy, copy.deepcopy, pickled])
 def test_schedules_are_copied(copied):
     own = Schedule(plain_for_test, 'linspace')(power=2.)
-    for s in (own, cosine, linear_beta(T=50), from_betas(betas=[.1, .2]), between(schedule=flow)):
+    for s in (own, cosine, linear_beta(T=50), from_betas(betas=[.1, .2]), section(schedule=flow)):
         new = copied(s)
         assert new == s and new.spacing == s.spacing and new(.3) == s(.3)
     assert 'plain_for_test' not in schedules

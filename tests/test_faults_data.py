@@ -10,8 +10,9 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import IterableDataset, TensorDataset
 
-from diffnb.data import (Images, batches, hold_out, load_data, moons, show_images, show_points,
-                         spiral, stream, to_channels, to_float, to_size)
+from diffnb.apps.datasets import hold_out, load_data, stream, to_channels, to_size
+from diffnb.data import Images, batches, moons, show_points, spiral
+from diffnb.kit.pictures import show_images, to_float
 
 in01 = r'no value below 0 \(from 0 to 1\): are these images in \[0, 1\]\?.*give 2\*x - 1'
 
@@ -58,7 +59,7 @@ def test_pictures_from_0_to_1_are_noticed(draw, unit):
 
 def test_pictures_from_0_to_1_are_noticed_in_a_fit(unit):
     from diffnb.denoiser import Denoiser
-    from diffnb.training import fit
+    from diffnb.apps.runs import fit
     with pytest.warns(UserWarning, match=in01) as said:
         fit(Denoiser(Flat()), unit, steps=1, bs=4, progress=False)
     assert {w.filename for w in said if 'in [0, 1]' in str(w.message)} == {__file__}

@@ -15,11 +15,14 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffnb import checkpoints
-from diffnb.checkpoints import build, header, known, load, load_plain, load_state, plain_state, save, save_state
-from diffnb.denoiser import Denoiser, channel_stats, from_diffusers, spread
+from diffnb.apps.checkpoints import build, known, load, load_plain, plain_state, save
+from diffnb.kit.files import header, load_state, save_state
+from diffnb.apps.exchange import from_diffusers
+from diffnb.denoiser import Denoiser, channel_stats, per_item
 from diffnb.embedding import AngleEmbed, LabelEmbed, angle_features, sinusoidal
 from diffnb.schedules import linear_beta
-from diffnb.unet import MLP, ResidualUNet, UNet, UNetFixed, summary
+from diffnb.kit.config import summary
+from diffnb.unet import MLP, ResidualUNet, UNet, UNetFixed
 
 
 class Seen(TorchDispatchMode):
@@ -52,20 +55,20 @@ wrong_angles = {
 def test_angles_per_item_are_checked(what):
     phi, value = wrong_angles[what]
     model, x = Denoiser(MLP(width=8, layers=1)), torch.randn(4, 2)
-    for call in (lambda: model.loss(x, phi=phi), lambda: model(x, phi), lambda: model.say(x, phi), lambda: spread(phi, x)):
+    for call in (lambda: model.loss(x, phi=phi), lambda: model(x, phi), lambda: model.predict(x, phi), lambda: per_item(phi, x)):
         with pytest.raises(ValueError, match=value): call()
-    with pytest.raises(ValueError, match='angles are radians between 0 and pi/2'): spread(phi, x)
+    with pytest.raises(ValueError, match='angles are radians between 0 and pi/2'): per_item(phi, x)
 
 
 def test_right_angles_pass_unchanged():
     x = torch.randn(3, 2)
     phi = torch.tensor([0., .8, math.pi/2])                                     # in float32 a little more than pi/2
-    assert spread(phi, x).equal(phi)
-    assert spread(math.pi/2, x.double()).dtype == torch.float64
-    assert spread(torch.tensor(.5), x).equal(torch.full((3,), .5))
-    assert spread([0., .8, 1.], x).equal(torch.tensor([0., .8, 1.]))
-    assert spread(np.array([0., .8, 1.]), x).equal(torch.tensor([0., .8, 1.]))
-    with pytest.raises(ValueError, match='phi=50'): spread(50, x)
+    assert per_item(phi, x).equal(phi)
+    assert per_item(math.pi/2, x.double()).dtype == torch.float64
+    assert per_item(torch.tensor(.5), x).equal(torch.full((3,), .5))
+    assert per_item([0., .8, 1.], x).equal(torch.tensor([0., .8, 1.]))
+    assert per_item(np.array([0., .8, 1.]), x).equal(torch.tensor([0., .8, 1.]))
+    with pytest.raises(ValueError, match='phi=50'): per_item(50, x)
 
 
 def test_on_a_device_without_float64_angles_are_not_looked_at():
@@ -73,8 +76,8 @@ def test_on_a_device_without_float64_angles_are_not_looked_at():
     x, phi = torch.randn(4, 2, device='meta'), torch.rand(4, device='meta')
     model = Denoiser(MLP(width=8, layers=1)).to('meta')
     with Seen():
-        assert spread(phi, x).dtype == torch.float32
-        assert model.say(x, phi).shape == x.shape
+        assert per_item(phi, x).dtype == torch.float32
+        assert model.predict(x, phi).shape == x.shape
         assert model.encode(x).shape == x.shape and model.decode(x).shape == x.shape
         assert angle_features(phi, 8, 'sigma').dtype == torch.float32
 
@@ -90,7 +93,7 @@ def test_networks_take_whole_numbers_of_any_kind(kind):
     made = [
         UNet(n(1), n(8), mults=(n(1), n(2)), blocks=n(1), attention=(n(1),), heads=n(2), classes=n(3), extra=n(1), groups=n(2), features=n(2),
              block_args=dict(shortcut=n(3))),
-        UNet(1, n(128), (n(1),), head_dim=n(64), middle_attention=True),        # in a byte, four times 128 would be 0
+        UNet(1, n(128), (n(1),), head_dim=n(64), mid_attention=True),        # in a byte, four times 128 would be 0
         UNetFixed(n(1), n(8), n(8), n(4)),
         ResidualUNet(n(1), (n(4), n(8)), n(1), n(4), extra=n(1), freqs=(n(1), n(100))),
         MLP(n(2), n(8), n(1), n(3)),
@@ -309,8 +312,8 @@ def test_two_passes_and_one_doubled_batch_are_the_same_guidance(make):
     "A CPU asks twice, saying nothing the first time; a GPU asks once, with -1 in half of a batch of double size"
     torch.manual_seed(0)
     model, x, y = make(), torch.randn(3, 1, 4, 4), torch.tensor([2, 0, 1])
-    twice = torch.cat([model.say(x, .5), model.say(x, .5, y)])
-    doubled = model.say(torch.cat([x, x]), .5, torch.cat([torch.full_like(y, -1), y]))
+    twice = torch.cat([model.predict(x, .5), model.predict(x, .5, y)])
+    doubled = model.predict(torch.cat([x, x]), .5, torch.cat([torch.full_like(y, -1), y]))
     assert doubled.equal(twice)
     assert not twice[:3].equal(twice[3:])
 

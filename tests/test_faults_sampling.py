@@ -8,13 +8,17 @@ from torch import nn
 
 from diffnb.angle import unmix
 from diffnb.denoiser import Denoiser
-from diffnb.editing import invert, match, shrink, zigzag
-from diffnb.generation import choose_seeds, generate, playground, stops, told, walk
-from diffnb.guidance import amount, clamp, condition, given, guide, interval, labelled, project
+from diffnb.editing import data_consistency, invert, repaint_path, shrink
+from diffnb.apps.generation import choose_seeds, conditioned, generate, stops, trajectory
+from diffnb.apps.playground import playground
+from diffnb.guidance import amount, clamp, given, guide, interval, project
+from diffnb.kit.checks import condition
+from diffnb.oracle import labelled
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last, seeded
 from diffnb.schedules import cosine, path
 from diffnb.training import EMA
-from diffnb.trajectories import evenly, strip, to_frames
+from diffnb.kit.pictures import evenly, to_frames
+from diffnb.trajectories import strip
 from diffnb.unet import UNet
 
 START = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -66,8 +70,8 @@ def test_every_way_of_sampling_asks_in_eval_mode(way):
     before, modes = {k: v.clone() for k, v in net.state_dict().items()}, [m.training for m in net.modules()]
     def own(denoise, x, angles): yield from ddim.__wrapped__(denoise, x, angles)
     if way == 'wrapped': steps = ddim(project(net, clamp()), START, path(cosine, 3))
-    elif way == 'walk': steps = walk(net, [1, 2], shape=(1, 8, 8), calls=3)
-    elif way == 'own': steps = walk(net, [1, 2], shape=(1, 8, 8), calls=3, sampler=own)
+    elif way == 'walk': steps = trajectory(net, [1, 2], shape=(1, 8, 8), calls=3)
+    elif way == 'own': steps = trajectory(net, [1, 2], shape=(1, 8, 8), calls=3, sampler=own)
     elif way == 'generate': steps = [generate(net, 2, shape=(1, 8, 8), calls=3, progress=False)]
     elif way == 'playground':
         play = playground(net, n=2, shape=(1, 8, 8)).wait(20)
@@ -97,9 +101,9 @@ def test_unclipped_samples_are_not_cut():
 def test_whole_numbers_of_any_kind(whole):
     five, two = whole(5), whole(2)
     angles = path(cosine, 12)
-    assert zigzag(angles, back=five, times=two).equal(zigzag(angles, 5, 2))
+    assert repaint_path(angles, back=five, times=two).equal(repaint_path(angles, 5, 2))
     assert last(invert(zero, START, angles, refine=two)).x.equal(last(invert(zero, START, angles, 2)).x)
-    assert shrink(two).A(START).shape == (2, 1, 4, 4) and match(shrink(2).A(START), two)(START).allclose(START)
+    assert shrink(two).A(START).shape == (2, 1, 4, 4) and data_consistency(shrink(2).A(START), two)(START).allclose(START)
     assert stops(zero, five).equal(stops(zero, 5)) and choose_seeds(two, five) == [5, 6] and len(seeded([five, 3]).gens) == 2
     steps = list(ddim(zero, START, angles))
     assert len(evenly(steps, five)) == 5 and len(to_frames(steps, n=five, items=two)) == 5
@@ -110,7 +114,7 @@ def test_whole_numbers_of_any_kind(whole):
 
 @pytest.mark.parametrize('bad', [1.5, True, '5', torch.tensor(1.5), np.bool_(True), None])
 def test_what_is_no_whole_number_is_refused(bad):
-    for call in (lambda: zigzag(path(cosine, 9), back=bad), lambda: shrink(bad), lambda: stops(zero, bad), lambda: choose_seeds(bad)):
+    for call in (lambda: repaint_path(path(cosine, 9), back=bad), lambda: shrink(bad), lambda: stops(zero, bad), lambda: choose_seeds(bad)):
         with pytest.raises(ValueError, match='whole number'): call()
 
 
@@ -137,8 +141,8 @@ def test_averaged_weights_are_a_denoiser_everywhere():
     assert clamp(ema)(x).equal(clamp(model)(x)) and not clamp(ema)(x).equal(clamp()(x))
     assert guide(ema, 3).schedule(.3) == model.schedule(.3)
     assert guide(ema, 3)(x, .5).x0.equal(guide(model, 3)(x, .5).x0)
-    assert stops(ema, 5).equal(stops(model, 5)) and told(ema, 3).limits[0].equal(model.limits[0])
-    assert last(walk(ema, [1], 2, calls=3)).x.equal(last(walk(model, [1], 2, calls=3)).x)
+    assert stops(ema, 5).equal(stops(model, 5)) and conditioned(ema, 3).limits[0].equal(model.limits[0])
+    assert last(trajectory(ema, [1], 2, calls=3)).x.equal(last(trajectory(model, [1], 2, calls=3)).x)
     assert last(invert(ema, START, path(model.schedule, 3))).x.isfinite().all()
 
 

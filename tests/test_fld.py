@@ -7,7 +7,8 @@ import torch
 
 import diffnb
 from diffnb import fld
-from diffnb.data import load_data, to_float
+from diffnb.apps.datasets import load_data
+from diffnb.kit.pictures import to_float
 
 shipped = Path(diffnb.__file__).parent/'fld-1.safetensors'
 pytestmark = pytest.mark.filterwarnings('ignore:only .* images')

@@ -12,22 +12,22 @@ from tables import rows, shows, source
 from torch import nn
 from torch.testing import assert_close
 
-from diffnb.all import Images
+from diffnb.data import Images
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'benchmarks'))
 import flowers  # noqa: E402
 
 
-def cells(): return json.loads((root/'nbs'/'24_flowers.ipynb').read_text(encoding='utf-8'))['cells']
+def cells(): return json.loads((root/'nbs'/'projects/flowers.ipynb').read_text(encoding='utf-8'))['cells']
 
 
 @pytest.fixture(scope='module')
-def stored(): return json.loads((root/'results'/'24.json').read_text(encoding='utf-8'))
+def stored(): return json.loads((root/'results'/'flowers.json').read_text(encoding='utf-8'))
 
 
 @pytest.fixture(scope='module')
-def shown(): return rows('24_flowers.ipynb')
+def shown(): return rows('projects/flowers.ipynb')
 
 
 def test_every_row_says_how_it_was_made(stored):
@@ -61,7 +61,7 @@ def test_the_notebook_shows_the_numbers_that_are_stored(stored, shown):
 
 
 def test_pictures_are_small():
-    pictures = list((root/'results'/'24').glob('*.png'))
+    pictures = list((root/'results'/'flowers').glob('*.png'))
     assert pictures and not [f.name for f in pictures if f.stat().st_size >= 100_000]
 
 
@@ -85,7 +85,7 @@ def test_the_nearest_are_shown(stored, shown):
 
 
 def test_every_picture_of_the_long_run_is_there():
-    says = 'is not in results/24 yet'
+    says = 'is not in results/flowers yet'
     assert any(says in source(c) for c in cells()), 'the notebook says it in other words now'
     assert says not in str([c.get('outputs') for c in cells()])
 

@@ -7,7 +7,11 @@ import torch
 from tables import rows, shows
 
 import diffnb
-from diffnb.all import dpmpp, given, grey28, evaluator, last, load, path, seeded
+from diffnb.apps.checkpoints import load
+from diffnb.fld import evaluator, grey28
+from diffnb.guidance import given
+from diffnb.samplers import dpmpp, last, seeded
+from diffnb.schedules import path
 
 root = Path(__file__).resolve().parent.parent
 sizes = {'mnist': 376_913, 'mnist-labels': 622_865}
@@ -38,8 +42,8 @@ def test_unasked_digits_are_digits():
 
 
 def test_the_notebook_shows_the_numbers_that_are_stored():
-    shown = rows('22_mnist.ipynb')
-    stored = json.loads((root/'results'/'22.json').read_text(encoding='utf-8'))
+    shown = rows('projects/mnist.ipynb')
+    stored = json.loads((root/'results'/'mnist.json').read_text(encoding='utf-8'))
     assert len(stored['ablation']) >= 8 and {'main', 'attention', 'L1'} <= set(stored['table']) and 'DDPM' in stored['samplers']
     for section, runs in stored.items():
         for name, r in runs.items():

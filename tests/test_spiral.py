@@ -1,4 +1,4 @@
-"20_spiral shows what results/20.json holds, and that is about the networks it says"
+"20_spiral shows what results/spiral.json holds, and that is about the networks it says"
 import json
 import math
 import subprocess
@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 from tables import rows, shows
 
-from diffnb.all import MLP, angle_features, timestep
+from diffnb.embedding import angle_features
+from diffnb.schedules import timestep
+from diffnb.unet import MLP
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'benchmarks'))
 import spiral as bench  # noqa: E402
 
-stored = json.loads((root/'results'/'20.json').read_text(encoding='utf-8'))
-shown = rows('20_spiral.ipynb')
+stored = json.loads((root/'results'/'spiral.json').read_text(encoding='utf-8'))
+shown = rows('projects/spiral.ipynb')
 
 
 def mean(values): return sum(values)/len(values)
@@ -62,13 +64,13 @@ def test_the_row_as_the_original_is_told_whole_steps():
 
 
 def test_another_folder_gets_everything(tmp_path):
-    before = (root/'results'/'20.json').read_bytes()
+    before = (root/'results'/'spiral.json').read_bytes()
     words = ['--steps', '1', '--seeds', '1', '--only', 'cosine, v', '--out', str(tmp_path)]
     r = subprocess.run([sys.executable, str(root/'benchmarks'/'spiral.py'), *words], capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert r.returncode == 0, r.stderr
     there = json.loads((tmp_path/'20.json').read_text(encoding='utf-8'))
     assert list(there['spiral']) == ['cosine, v-0'] and there['spiral']['cosine, v-0']['steps'] == 1 and there['ends']['noise'] and there['published']
-    assert (root/'results'/'20.json').read_bytes() == before
+    assert (root/'results'/'spiral.json').read_bytes() == before
 
 
 def test_the_schedule_of_the_original():

@@ -14,10 +14,10 @@ import sprites  # noqa: E402
 
 
 @pytest.fixture(scope='module')
-def stored(): return json.loads((root/'results'/'23.json').read_text(encoding='utf-8'))
+def stored(): return json.loads((root/'results'/'sprites.json').read_text(encoding='utf-8'))
 
 
-def cells(): return json.loads((root/'nbs'/'23_sprites.ipynb').read_text(encoding='utf-8'))['cells']
+def cells(): return json.loads((root/'nbs'/'projects/sprites.ipynb').read_text(encoding='utf-8'))['cells']
 
 
 def test_every_row_says_how_it_was_made(stored):
@@ -53,7 +53,7 @@ def test_the_original_trains_on_the_entries_of_its_table():
 
 
 def test_every_picture_of_the_long_run_is_there():
-    says = 'is not in results/23 yet'
+    says = 'is not in results/sprites yet'
     assert any(says in source(c) for c in cells()), 'the notebook says it in other words now'
     assert says not in str([c.get('outputs') for c in cells()])
 
@@ -81,5 +81,5 @@ def test_the_makers_of_the_sprites_are_named():
 
 
 def test_pictures_are_small():
-    pictures = list((root/'results'/'23').glob('*.png'))
+    pictures = list((root/'results'/'sprites').glob('*.png'))
     assert pictures and not [f.name for f in pictures if f.stat().st_size >= 100_000]

@@ -9,22 +9,24 @@ import time
 import pytest
 import torch
 
-from diffnb.checkpoints import load
+from diffnb.apps.checkpoints import load
 from diffnb.data import spiral
 from diffnb.denoiser import Denoiser
-from diffnb.training import Diverged, fit, optimisers
+from diffnb.apps.runs import fit
+from diffnb.training import Diverged, optimisers
 from diffnb.unet import MLP
 
 program = '''
 import sys, torch
 from diffnb.data import spiral
 from diffnb.denoiser import Denoiser
-from diffnb.training import Diverged, fit
+from diffnb.apps.runs import fit
+from diffnb.training import Diverged
 from diffnb.unet import MLP
 torch.set_num_threads(1)
 torch.manual_seed(0)
 data = (spiral(500), torch.arange(500) % 3)
-model = fit(Denoiser(MLP(width=16, layers=2, classes=3)), data, steps=int(sys.argv[2]), bs=32, valid=.1, forget=.2, perturb=.1, every=dict(save=15, valid=20),
+model = fit(Denoiser(MLP(width=16, layers=2, classes=3)), data, steps=int(sys.argv[2]), bs=32, valid=.1, label_dropout=.2, perturb=.1, every=dict(save=15, valid=20),
             folder=sys.argv[1], resume='resume' in sys.argv, progress=False)
 print(model.history)
 group = torch.distributed
@@ -190,7 +192,7 @@ def test_trains_inside_no_grad():
 
 def test_two_writers_do_not_disturb_each_other(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
-    from diffnb.checkpoints import load_state, save_state
+    from diffnb.kit.files import load_state, save_state
     with ThreadPoolExecutor(4) as pool: list(pool.map(lambda i: save_state(tmp_path/'s.safetensors', [torch.full((5000,), float(i))]), range(40)))
     t, = load_state(tmp_path/'s.safetensors')
     assert (t == t[0]).all() and [f.name for f in tmp_path.iterdir()] == ['s.safetensors']

@@ -11,7 +11,15 @@ assert kept == ['diffnb', f'diffnb-{diffnb.__version__}.dist-info'], kept
 assert not {'matplotlib', 'sklearn', 'accelerate', 'torch'} & set(sys.modules), 'import diffnb must be light'
 
 import torch  # noqa: E402
-from diffnb.all import FLD, UNet, Denoiser, cosine, ddim, ideal, last, load, load_data, path, show_images  # noqa: E402
+from diffnb.apps.checkpoints import load  # noqa: E402
+from diffnb.apps.datasets import load_data  # noqa: E402
+from diffnb.denoiser import Denoiser  # noqa: E402
+from diffnb.fld import FLD  # noqa: E402
+from diffnb.kit.pictures import show_images  # noqa: E402
+from diffnb.oracle import ideal  # noqa: E402
+from diffnb.samplers import ddim, last  # noqa: E402
+from diffnb.schedules import cosine, path  # noqa: E402
+from diffnb.unet import UNet  # noqa: E402
 
 images = load_data('digits').x.float()/127.5 - 1
 x = last(ddim(ideal(images), torch.randn(4, 1, 16, 16), path(cosine, 10))).x

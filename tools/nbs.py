@@ -27,7 +27,13 @@ progress = re.compile(r'<progress|progress-bar-interrupted|--total:')
 def source(cell): return ''.join(cell['source'])
 
 
-def numbered(): return sorted(p for p in nbs.glob('*.ipynb') if p.name[0] not in '_.')
+parts = ['.', 'kit', 'apps', 'reference', 'projects', 'solutions']      # in the order in which they are read
+
+
+def notebooks():
+    "Every notebook but the index: the lessons, then the folders"
+    found = [p for part in parts for p in sorted((nbs/part).glob('*.ipynb'))]
+    return [p for p in found if p.name[0] not in '_.' and p.name != 'index.ipynb']
 
 
 def run(files, flags=()):
@@ -44,11 +50,11 @@ def run(files, flags=()):
     for f in files:
         start, nb = time.time(), nbformat.read(f, 4)
         Client(nb, timeout=1200, kernel_name='python3', store_widget_state=False, record_timing=False,
-               resources={'metadata': {'path': str(nbs)}}).execute()
+               resources={'metadata': {'path': str(f.parent)}}).execute()
         nb.metadata.pop('widgets', None)
         nb.metadata.pop('language_info', None)
         for c in nb.cells:
-            c.metadata = {}
+            c.metadata = {k: v for k, v in c.metadata.items() if k == 'jupyter'}      # folded cells stay folded
             if c.cell_type == 'code':
                 c.execution_count = None
                 c.outputs = [tidy(o) for o in c.outputs if not progress.search(str(o.get('data', {}).get('text/html', '')))]
@@ -86,6 +92,12 @@ def needed(cell):
     return [n.removeprefix('diffnb.') for n in names if n.startswith('diffnb.')]
 
 
+def place(f):
+    "(floor, number) of a notebook: kit stands below the lessons, apps above"
+    floor = dict(kit=0, apps=2).get(f.parent.name, 1)
+    return floor, int(f.name[:2]) if floor == 1 and f.name[:2].isdigit() else 0
+
+
 def check(files):
     "Return the list of complaints"
     bad, number, imports = [], {}, {}
@@ -106,11 +118,12 @@ def check(files):
                 bad.append(f'{f.name}: code cell {i} mixes imports with other code')
         exp = re.search(r'^#\|\s*default_exp (\S+)', '\n'.join(map(source, code)), re.M)
         if exp:
-            number[exp[1]] = int(f.name[:2])
+            number[exp[1]] = place(f)
             exported = [c for c in code if re.search(r'^#\|\s*export', source(c), re.M)]
             imports[exp[1]] = [m for c in exported for m in needed(c)]
     for mod, deps in imports.items():
-        bad += [f'{mod} ({number[mod]:02}) imports {d}: only lower numbers' for d in deps if number.get(d, 99) >= number[mod]]
+        above = [d for d in deps if number.get(d, (9,)) >= number[mod] and (number[mod][0] == 1 or number.get(d, (9,))[0] > number[mod][0])]
+        bad += [f'{mod} imports {d}: only from below' for d in above]
     return bad
 
 
@@ -136,7 +149,7 @@ def main():
     p.add_argument('--flags', nargs='*', default=[], help='run: execute cells with these marks too (slow, peers)')
     p.add_argument('--check', action='store_true', help='readme: write nothing, exit 1 when README.md is stale')
     a = p.parse_args()
-    files = [f.resolve() for f in a.files] or numbered()
+    files = [f.resolve() for f in a.files] or notebooks()
     if a.verb == 'run': run(files, a.flags)
     if a.verb == 'check':
         bad = check(files)
