@@ -62,7 +62,7 @@ def step_noise(
     schedule,        # From [0, 1] to angles
     seed,            # Of the run
     step,            # Number of the step
-    label_dropout=0.,     # Share of labels to forget
+    dropped=0.,      # Share of labels to forget
     perturb=0.,      # Strength of the noise on the noise
     stratified=True, # One angle in each of B slices, rather than B independent ones
     rank=0, world=1, # Which of how many processes
@@ -72,9 +72,9 @@ def step_noise(
     n, mine = B*world, slice(rank*B, (rank + 1)*B)
     u = torch.rand(n, generator=g, dtype=torch.float64)
     if stratified: u = (torch.arange(n) + u)/n
-    lost = label_dropout(torch.zeros(n, dtype=torch.long), label_dropout, g)[mine] < 0
+    lost = label_dropout(torch.zeros(n, dtype=torch.long), dropped, g)[mine] < 0
     eps, perturbation = (torch.randn((n, *x0.shape[1:]), generator=g)[mine].to(x0) if want else None for want in (True, perturb))
-    if y is not None and label_dropout: y = _without(y, lost)
+    if y is not None and dropped: y = _without(y, lost)
     return StepNoise(schedule(u[mine]), eps, y, perturbation*perturb if perturb else None)
 
 # %% ../nbs/10_training.ipynb #fcdf38e3
@@ -371,7 +371,7 @@ def train(
     opt = optimiser(model, opt, lr)
     rate = None if lr is None else partial(lr_at, steps=steps, lr=lr, warmup=warmup, lr_end=lr_end)
     _keep_ratios(opt, start)
-    drawing = dict(label_dropout=label_dropout, perturb=perturb, stratified=stratified)
+    drawing = dict(dropped=label_dropout, perturb=perturb, stratified=stratified)
     settings = dict(kind=kind, weight=weight, precision=precision, accumulate=accumulate)
     return _train(model, iter(batches), range(start, steps), opt, rate, clip, seed, drawing, settings, accelerator)
 

@@ -94,7 +94,7 @@ def _result(steps, decode):
 # %% ../../nbs/apps/playground.ipynb #ef90a254
 class _Drawing:
     "What a playground does: draw, show how far it is, show what came of it"
-    def step_noise(self):
+    def draw(self):
         "Begin a new walk in a thread; does nothing while one is under way"
         if self.thread and self.thread.is_alive(): return
         try:
