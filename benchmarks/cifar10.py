@@ -77,11 +77,11 @@ def pictures():
 
 def note(a, section, row):
     "Put rows into results/cifar10.json"
-    common.change('25', lambda record: record.setdefault(section, {}).update(row), a.out)
+    common.change('cifar10', lambda record: record.setdefault(section, {}).update(row), a.out)
     print(section, '|', {k: {n: x for n, x in v.items() if n not in about()} if isinstance(v, dict) else v for k, v in row.items()}, flush=True)
 
 
-def noted(a): return common.noted('25', a.out)
+def noted(a): return common.noted('cifar10', a.out)
 
 
 class Reader(nn.Module):
@@ -172,8 +172,8 @@ def row(a, section, name, model, sampler, calls, spacing='leading', seed=0, pict
                              'spread': x.std().item(),
                              'cpu_seconds': round(time.process_time() - start)}})
     if picture:
-        (a.out/'25').mkdir(exist_ok=True)
-        show_images(x[:12], cols=12, scale=1, pad=1).quantize(48).save(a.out/'25'/f'{section}-{name}.png'.replace(' ', '_'), optimize=True)
+        (a.out/'cifar10').mkdir(exist_ok=True)
+        show_images(x[:12], cols=12, scale=1, pad=1).quantize(48).save(a.out/'cifar10'/f'{section}-{name}.png'.replace(' ', '_'), optimize=True)
 
 
 def table(a, some=None):
@@ -211,8 +211,8 @@ def ship(a):
     model, cost = trained(a, a.data, 'eps')
     card = dict(card=f'32x32 colour pictures: {a.what}. A small U-Net that predicts noise, linear betas, 1000 steps. For teaching; its pictures are not good.',
                 data=a.what, recipe='benchmarks/cifar10.py main', license='Apache-2.0', parameters=cost['parameters'], steps=cost['steps'], seed=0)
-    (a.out/'25').mkdir(exist_ok=True)
-    print(save(a.out/'25'/'eps.safetensors', model, dtype=torch.float16, **card))
+    (a.out/'cifar10').mkdir(exist_ok=True)
+    print(save(a.out/'cifar10'/'eps.safetensors', model, dtype=torch.float16, **card))
 
 
 def whole(a):

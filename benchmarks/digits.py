@@ -55,10 +55,10 @@ published = {                                                                   
 }
 
 
-def there(out, section, name): return name in common.noted('21', out).get(section, {})
+def there(out, section, name): return name in common.noted('digits', out).get(section, {})
 
 
-def note(out, section, name, row): common.note('21', section, name, row, out)
+def note(out, section, name, row): common.note('digits', section, name, row, out)
 
 
 def measure(x, y, read, prefix=''):
@@ -115,8 +115,8 @@ def run(a, target, curve, seed, read, held):
     if 'grid' in todo:
         x, plain, numbers = drawn(model, read)
         if not seed:
-            (a.out/'21').mkdir(parents=True, exist_ok=True)
-            show_images(torch.cat([x[:20], plain[:20]]), cols=20, scale=1, pad=0).save(a.out/'21'/f'{name}.png')
+            (a.out/'digits').mkdir(parents=True, exist_ok=True)
+            show_images(torch.cat([x[:20], plain[:20]]), cols=20, scale=1, pad=0).save(a.out/'digits'/f'{name}.png')
         note(a.out, 'grid', f'{name}-{seed}', dict(row, **notes, **numbers, x0_error=blur(model, to_float(held.x[::2]), held.y[::2]), degrees=degrees))
     if 'one path' in todo:
         model.sample_schedule = cosine

@@ -59,7 +59,7 @@ grid = {f'{loss} | {on} | {name} | {seed}': dict(base, kind=loss, target={'noise
 grid |= {f'l1 | noise | linear as it was | {seed}': dict(base, kind='l1', target='eps', schedule=clipped_linear(power=(.95, .02)), seed=seed) for seed in (0, 1)}
 
 
-def note(a, section, name, row): common.note('24', section, name, row, a.out)
+def note(a, section, name, row): common.note('flowers', section, name, row, a.out)
 
 
 @cache
@@ -160,8 +160,8 @@ def file_name(name): return name.replace(' | ', '-').replace(', ', '-').replace(
 
 
 def picture(a, name, x, cols, scale=2):
-    (a.out/'24').mkdir(parents=True, exist_ok=True)
-    show_images(x.clamp(-1, 1), cols=cols, scale=scale).quantize(96).save(a.out/'24'/f'{file_name(name)}.png', optimize=True)
+    (a.out/'flowers').mkdir(parents=True, exist_ok=True)
+    show_images(x.clamp(-1, 1), cols=cols, scale=scale).quantize(96).save(a.out/'flowers'/f'{file_name(name)}.png', optimize=True)
 
 
 def relatives(a, name, x, m, train, held):

@@ -66,7 +66,7 @@ table = {
 }
 
 
-note = partial(common.note, '22')
+note = partial(common.note, 'mnist')
 
 
 def trained(section, name, setting):

@@ -35,4 +35,4 @@ def order(n, calls, folder):
 if __name__ == '__main__':
     with tempfile.TemporaryDirectory() as folder: rows = [order(n, 20, folder) for n in (1000, 10_000)]
     for r in rows: print(r)
-    keep('15', rows=rows)
+    keep('cli', rows=rows)

@@ -183,7 +183,7 @@ def rounded(o):
 
 def once(out, section, name, make):
     "Make a row and note it, unless it is there"
-    if name not in common.noted('20', out).get(section, {}): common.note('20', section, name, rounded(make()), out)
+    if name not in common.noted('spiral', out).get(section, {}): common.note('spiral', section, name, rounded(make()), out)
 
 
 def main():
@@ -209,7 +209,7 @@ def main():
     if a.only: return
     for seed in range(a.seeds):
         for name, levels, scale in (('its schedule', julia, box), ('cosine', cosine, unit)): keep('oracle', f'{name}-{seed}', lambda: oracle(levels, scale, seed))
-    if 'DPM++, eta 1' not in common.noted('20', a.out).get('samplers', {}):
+    if 'DPM++, eta 1' not in common.noted('spiral', a.out).get('samplers', {}):
         for name, row in samplers(): keep('samplers', name, lambda: row)
 
 

@@ -83,7 +83,7 @@ rows = {                                                                        
 others = {'mnist': ('mnist', 28), 'cifar10': ('cifar10/cifar10_exact.npz', 32)}                # name: (set, side)
 
 
-def note(a, section, name, row): common.note('23', section, name, row, a.out)
+def note(a, section, name, row): common.note('sprites', section, name, row, a.out)
 
 
 @cache
@@ -188,8 +188,8 @@ def asked(n):
 
 
 def picture(a, name, x, cols):
-    (a.out/'23').mkdir(parents=True, exist_ok=True)
-    show_images(x.clamp(-1, 1), cols=cols, scale=2).quantize(96).save(a.out/'23'/f"{name.replace(', ', '-').replace(' ', '_')}.png", optimize=True)
+    (a.out/'sprites').mkdir(parents=True, exist_ok=True)
+    show_images(x.clamp(-1, 1), cols=cols, scale=2).quantize(96).save(a.out/'sprites'/f"{name.replace(', ', '-').replace(' ', '_')}.png", optimize=True)
 
 
 def by_class(x, y, k=12): return torch.cat([x[y == c][:k] for c in range(5)])

@@ -143,8 +143,8 @@ def several(a, low, truth):
 
 
 def picture(a, name, x, cols):
-    (a.out/'26').mkdir(exist_ok=True)
-    show_images(x.clamp(-1, 1), cols=cols, scale=2).quantize(16).save(a.out/'26'/f'{name}.png', optimize=True)
+    (a.out/'super_resolution').mkdir(exist_ok=True)
+    show_images(x.clamp(-1, 1), cols=cols, scale=2).quantize(16).save(a.out/'super_resolution'/f'{name}.png', optimize=True)
 
 
 def main():

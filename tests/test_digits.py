@@ -60,7 +60,7 @@ def test_another_folder_gets_everything(tmp_path):
     assert r.returncode == 0, r.stderr
     there = json.loads((tmp_path/'21.json').read_text(encoding='utf-8'))
     assert list(there['grid']) == ['v-cosine-0'] and there['grid']['v-cosine-0']['steps'] == 1 and there['ends']['noise'] and there['published']
-    assert (tmp_path/'21'/'v-cosine.png').exists() and list((tmp_path/'nets').iterdir())
+    assert (tmp_path/'digits'/'v-cosine.png').exists() and list((tmp_path/'nets').iterdir())
     assert ((root/'results'/'digits.json').read_bytes(), sorted(f.stat().st_mtime_ns for f in (root/'results'/'digits').iterdir())) == before
 
 

@@ -122,7 +122,7 @@ def check(files):
             exported = [c for c in code if re.search(r'^#\|\s*export', source(c), re.M)]
             imports[exp[1]] = [m for c in exported for m in needed(c)]
     for mod, deps in imports.items():
-        above = [d for d in deps if number.get(d, (9,)) >= number[mod] and (number[mod][0] == 1 or number.get(d, (9,))[0] > number[mod][0])]
+        above = [d for d in deps if d in number and d != mod and (number[d][0] > number[mod][0] or number[d] >= number[mod] and number[mod][0] == 1)]
         bad += [f'{mod} imports {d}: only from below' for d in above]
     return bad
 

@@ -105,7 +105,7 @@ class _Drawing:
         self.go.disabled, self.stop.disabled = True, False
         self.thread.start()
 
-    def say(self, error): self.note.value = f'<b>{type(error).__name__}</b>: {html.escape(str(error))}'
+    def predict(self, error): self.note.value = f'<b>{type(error).__name__}</b>: {html.escape(str(error))}'
 
     def _step(self, steps):
         "In the thread: how far it is, and the current guess"
