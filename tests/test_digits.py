@@ -58,7 +58,7 @@ def test_another_folder_gets_everything(tmp_path):
     words = ['--steps', '1', '--seeds', '0', '--only', 'v-cosine', '--out', str(tmp_path), '--folder', str(tmp_path/'nets')]
     r = subprocess.run([sys.executable, str(root/'benchmarks'/'digits.py'), *words], capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert r.returncode == 0, r.stderr
-    there = json.loads((tmp_path/'21.json').read_text(encoding='utf-8'))
+    there = json.loads((tmp_path/'digits.json').read_text(encoding='utf-8'))
     assert list(there['grid']) == ['v-cosine-0'] and there['grid']['v-cosine-0']['steps'] == 1 and there['ends']['noise'] and there['published']
     assert (tmp_path/'digits'/'v-cosine.png').exists() and list((tmp_path/'nets').iterdir())
     assert ((root/'results'/'digits.json').read_bytes(), sorted(f.stat().st_mtime_ns for f in (root/'results'/'digits').iterdir())) == before

@@ -68,7 +68,7 @@ def test_another_folder_gets_everything(tmp_path):
     words = ['--steps', '1', '--seeds', '1', '--only', 'cosine, v', '--out', str(tmp_path)]
     r = subprocess.run([sys.executable, str(root/'benchmarks'/'spiral.py'), *words], capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert r.returncode == 0, r.stderr
-    there = json.loads((tmp_path/'20.json').read_text(encoding='utf-8'))
+    there = json.loads((tmp_path/'spiral.json').read_text(encoding='utf-8'))
     assert list(there['spiral']) == ['cosine, v-0'] and there['spiral']['cosine, v-0']['steps'] == 1 and there['ends']['noise'] and there['published']
     assert (root/'results'/'spiral.json').read_bytes() == before
 
