@@ -26,7 +26,6 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Union
 from tyro.constructors import PrimitiveConstructorSpec
-from .generation import conditioned, trajectory
 
 # %% ../../nbs/apps/cli.ipynb #bf45c720
 def default_of(value): return '' if value in ('', 'None', 'False') else f'(default: {value})'
