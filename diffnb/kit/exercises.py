@@ -47,3 +47,21 @@ def near(answer, value, tolerance):
     "Whether an answer is one number within `tolerance` of `value`"
     if isinstance(answer, bool) or not isinstance(answer, (numbers.Real, torch.Tensor)): return False
     return abs(float(answer) - value) <= tolerance
+
+# %% ../../nbs/kit/exercises.ipynb #108197ef
+@exercise('first_light', 1)
+def _(answer):
+    if str(answer).strip().lower() == 'b': return None
+    return 'At 89 degrees the mixture is nearly all noise. What is the best guess of a picture about which one knows nothing?'
+
+@exercise('first_light', 2)
+def _(answer):
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+        return 'Give two shares, each from 0 to 1: with 3 calls, and with 20.'
+    few, many = answer
+    if not 0 < many < few < 1: return 'Three calls should leave more grey than twenty: which of the two is which?'
+
+@exercise('first_light', 3)
+def _(answer):
+    if not near(answer, 0, .25):
+        return 'What number was black in the pictures that this model was trained on?'
