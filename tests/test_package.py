@@ -27,9 +27,32 @@ def test_no_name_is_exported_twice():
     assert not {k: v for k, v in seen.items() if len(v) > 1}
 
 
-def test_all_has_every_public_name():
+def test_the_names_at_the_top_are_where_the_table_says():
+    import diffnb
+    assert 60 <= len(diffnb.names) <= 80
+    for name, module in diffnb.names.items():
+        assert name in importlib.import_module(f'diffnb.{module}').__all__, (name, module)
+        assert getattr(diffnb, name) is getattr(importlib.import_module(f'diffnb.{module}'), name)
+    assert set(diffnb.names) <= set(dir(diffnb))
+
+
+def test_all_offers_these_names_and_no_more():
+    import diffnb
     everything = importlib.import_module('diffnb.all')
-    assert not [(m, n) for m in modules for n in importlib.import_module(f'diffnb.{m}').__all__ if not hasattr(everything, n)]
+    assert sorted(everything.__all__) == sorted(diffnb.names)
+    space = {}
+    exec('from diffnb.all import *', space)
+    assert set(space) - {'__builtins__'} == set(diffnb.names)
+
+
+def test_a_name_that_is_not_there_is_said():
+    import diffnb
+    with pytest.raises(AttributeError, match='no attribute .nothing_of_the_kind.'): diffnb.nothing_of_the_kind
+
+
+def test_names_come_without_the_rest():
+    r = python("import sys; from diffnb import mix; assert 'diffnb.angle' in sys.modules and 'diffnb.apps.runs' not in sys.modules")
+    assert r.returncode == 0, r.stderr
 
 
 @pytest.mark.parametrize('what', ['diffnb', *(f'diffnb.{m}' for m in modules), 'diffnb.all'])
