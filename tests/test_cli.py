@@ -61,7 +61,7 @@ for kill in range(21):
 
 def test_twenty_kills(tmp_path):
     "At random moments, and in the middle of saving: the run ends at the same weights, to the bit, as one that nobody touched"
-    run = ['train', *points, '--steps', '240', '--every-save', '4', '--forget', '.2', '--valid', '.1']
+    run = ['train', *points, '--steps', '240', '--every-save', '4', '--label-dropout', '.2', '--valid', '.1']
     assert main([*run, '--out', str(tmp_path/'whole')]) == 0
     words = [*run, '--out', str(tmp_path/'killed'), '--resume']
     p = subprocess.run([sys.executable, '-W', 'ignore', '-c', lives, str(tmp_path/'killed'), *words], capture_output=True, text=True, env=env, timeout=600)
@@ -174,7 +174,7 @@ def test_a_terminal_without_special_signs(tmp_path):
     ('train --resume', 'say which run goes on: --out FOLDER'),
     ('train --valid 0 --patience 3', 'patience: it has no effect without validation'),
     ('train --valid 0 --every-valid 3', 'every_valid: it has no effect without validation'),
-    ('train --no-labels --forget .2', 'forget: it has no effect without labels'),
+    ('train --no-labels --label-dropout .2', 'label_dropout: it has no effect without labels'),
     ('train --sample-schedule-args sigma=[.1,80]', 'sample_schedule_args: it has no effect without --sample-schedule'),
     ('train --init mnist --target eps', 'target: it has no effect with --init'),
     ('sample mnist --refine 2', 'refine: it has no effect in mode sample'),

@@ -459,7 +459,7 @@ def fitted(o, folder, going, model, data, device):
     return fit(model, data[:2], steps, valid=o.valid or None, folder=folder, resume=going,
                every={k: v for k, v in every.items() if v is not None}, precision=precision,
                accelerator=accelerator, device=device, tensorboard=board,
-               label_dropout=o.forget if o.labels else 0., **{name: getattr(o, name) for name in alike})
+               label_dropout=o.label_dropout if o.labels else 0., **{name: getattr(o, name) for name in alike})
 
 # %% ../../nbs/apps/cli.ipynb #60babe4d
 Network   = one_of('MLP', 'UNet', 'UNetFixed', 'ResidualUNet')
@@ -516,7 +516,7 @@ class Train(Settings):
     kind: Error = 'mse'         # Measure of the error
     weight: Weighting = None    # Weight of the error by angle; none: all angles count alike
     perturb: Amount = 0.        # Input perturbation, .1 in DDPM-IP
-    label_dropout: Share = .1          # Share of labels dropped, for guidance
+    label_dropout: Share = .1   # Share of labels dropped, for guidance
     # no is float32; auto: bf16 for images where the device has it; fp16 needs a GPU
     precision: Precision = 'auto'
     patience: Whole = None      # Stop after so many validations without a better one
@@ -531,7 +531,7 @@ class Train(Settings):
     every_save: Count = None    # Steps between checkpoints; a quarter of all, at most 1000
     every_preview: Count = 0    # Steps between pictures of samples
     every_valid: Count = None   # Steps between validations; a twentieth of all
-    inpaint: Whole = 3             # Checkpoints to keep
+    keep: Whole = 3             # Checkpoints to keep
     tensorboard: Flag = True    # Write for TensorBoard, where it is installed
     progress: Flag = True       # Show a bar; in a log file, a line now and then
 
