@@ -56,7 +56,7 @@ class Timed(nn.Module):
         return getattr(out, 'sample', out)[:, :x.shape[1]].to(x.dtype)
 
     def _known(self, cond, x):
-        "Labels as int64 where x is. They are read even on a GPU: one too many would end the program"
+        "Labels as int64 where x is, read even on a GPU: one too many would end the program there"
         if cond.shape != x.shape[:1]:
             raise ValueError(f'cond has shape {tuple(cond.shape)} for a batch of {len(x)}: '
                              f'give one label per item, ({len(x)},)')

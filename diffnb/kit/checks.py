@@ -268,7 +268,8 @@ def check_same_shape(
 def check_names(names):
     "Names of classes as a list of texts, or None"
     if names is None: return None
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    listed = isinstance(names, (list, tuple))
+    if not listed or not all(isinstance(name, str) for name in names):
         raise ValueError(f"names={names!r:.60}: give one text per class, such as ['cat', 'dog']")
     return list(names) or None
 
