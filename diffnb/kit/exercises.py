@@ -6,6 +6,7 @@
 __all__ = ['judges', 'exercise', 'judge', 'checker', 'near']
 
 # %% ../../nbs/kit/exercises.ipynb #d62c10a3
+import math
 import numbers
 import torch
 
@@ -47,3 +48,30 @@ def near(answer, value, tolerance):
     "Whether an answer is one number within `tolerance` of `value`"
     if isinstance(answer, bool) or not isinstance(answer, (numbers.Real, torch.Tensor)): return False
     return abs(float(answer) - value) <= tolerance
+
+# %% ../../nbs/kit/exercises.ipynb #296767ed
+@exercise('denoiser', 1)
+def _(answer):
+    if not isinstance(answer, (list, tuple)) or len(answer) != 2:
+        return 'Give two numbers, such as (0, 0).'
+    if not near(answer[0], 1, .01):
+        return 'At 90 degrees v is minus the image. Nothing is known of it: what is the best guess?'
+    if not near(answer[1], 1, .01):
+        return 'The network is shown the noise itself, so that half of its answer can be exact.'
+
+@exercise('denoiser', 2)
+def _(answer):
+    phi = torch.deg2rad(torch.tensor([5., 25., 35., 45., 55., 65., 85.]))
+    got = torch.as_tensor(answer(phi.cos(), phi.sin())).float()
+    if got.shape != phi.shape: return 'Give one weight for each angle.'
+    if not got.any(): return 'It is 0 everywhere: the two rates are cosine and sine, not degrees.'
+    if not got.equal(torch.tensor([0., 0., 1., 1., 1., 0., 0.])):
+        wrong = [f'{math.degrees(p):.0f}' for p, w in zip(phi, got) if w != (.5 < p < 1.05)]
+        return f'Look again at {", ".join(wrong)} degrees.'
+
+@exercise('denoiser', 3)
+def _(answer):
+    if near(answer, .01, 1e-6): return 'That is the error of eps. What does unmix make of it?'
+    if near(answer, .01*math.tan(math.radians(87)), .02): return 'That is at 87 degrees.'
+    if not near(answer, .01*math.tan(math.radians(89.9)), .1):
+        return 'The error of the image is the error of eps times sin/|d|: what is d for eps?'
