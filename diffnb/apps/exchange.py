@@ -15,6 +15,9 @@ from ..kit.checks import whole_numbers
 # %% ../../nbs/apps/exchange.ipynb #55a6f532
 class Timed(nn.Module):
     "A network that wants the number of a step instead of an angle, and has its own 'no label'"
+    not_saved = ('is one of diffusers and cannot be written to our files: keep it with its own '
+                 'save_pretrained, and use from_diffusers again')
+
     def __init__(self,
         net,       # `net(x, t)` or `net(x, t, class_labels=y)`: a tensor, or `.sample` holds one
         schedule,  # A schedule made of steps
@@ -27,9 +30,6 @@ class Timed(nn.Module):
             raise ValueError(f'null={null} is not one of the {self.classes} rows of the table of '
                              f'labels: they are 0 to {self.classes - 1}')
         self.null = null
-
-    not_saved = ('is one of diffusers and cannot be written to our files: keep it with its own '
-                 'save_pretrained, and use from_diffusers again')
 
     def forward(self, x, phi, cond=None):
         t = timestep(self.schedule, phi.cpu().double()).round().long().clamp(min=0).to(x.device)
