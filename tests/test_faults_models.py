@@ -14,7 +14,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffnb import checkpoints
+from diffnb.apps import checkpoints
 from diffnb.apps.checkpoints import build, known, load, load_plain, plain_state, save
 from diffnb.kit.files import header, load_state, save_state
 from diffnb.apps.exchange import from_diffusers
