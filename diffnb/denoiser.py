@@ -114,7 +114,7 @@ def weigh(
         if weight not in weightings:
             raise ValueError(f'weight {weight!r} is not known: choose None, one of {", ".join(weightings)}, or a function of the two rates')
         weight = weightings[weight]
-    a, s = rates(phi, x)
+    a, s = (torch.as_tensor(r, dtype=x.dtype) for r in rates(phi, x))
     p, q = targets[target](a, s)
     return weight(a, s) / (a*q - s*p)**2
 

@@ -11,20 +11,18 @@ import math
 import torch
 from torch import Tensor
 from .angle import Guess, rates, unmix
+from .kit.checks import (
+    as_angles, check_above_zero, check_items, check_means, class_numbers)
 
 # %% ../nbs/03_oracle.ipynb #dcaaf5e7
-def _doubles(numbers):
-    "Numbers of any kind as a float64 tensor on the CPU"
-    if isinstance(numbers, Tensor): return numbers.cpu().double()
-    return torch.as_tensor(numbers, dtype=torch.float64)
-
 def _rows(means, numbers=2**22):
     "How many of the means are about so many numbers"
     return max(1, numbers//means[0].numel())
 
 def _blocks(means, z, numbers=2**22):
     "The means, flat, on the device of `z` and in its precision, in blocks of about so many numbers"
-    for block in means.flatten(1).split(_rows(means, numbers)): yield block.to(z)
+    for block in means.flatten(1).split(_rows(means, numbers)):
+        yield block.to(z)
 
 def _multiplied(z, means, log_w, a, var):
     "Logits by one matrix product, and what is left out of them: float64 survives the subtraction"
@@ -37,45 +35,45 @@ def _multiplied(z, means, log_w, a, var):
 
 def _differences(z, means, log_w, a, var):
     "The same by differences, which float32 survives too"
-    a = a[..., None] if a.ndim else a
+    if isinstance(a, Tensor):
+        a = a[..., None]
     blocks = _blocks(means, z, 2**24//max(1, len(z)))
     far = torch.cat([(z[:, None] - a*m).square().sum(-1) for m in blocks], 1)
     near = far.min(1, True).values
     return (near - far)/(2*var) + log_w, -near/(2*var)
 
 class Mixture:
-    "The exact denoiser for data that is a mixture of equal round Gaussians (or, at `std=0`, of points)"
+    "The exact denoiser for data that is a mixture of equal round Gaussians (at `std=0`, of points)"
     def __init__(self,
         means:Tensor,   # Centres, `(K, ...)`: any shape of item
         std=0.,         # Standard deviation of every blob, 0 for points
         weights=None,   # `(K,)`, any positive numbers; equal when None
     ):
-        if not isinstance(means, Tensor): raise ValueError(f'{type(means).__name__}: give a tensor of items as the diffusion sees them, such as to_float(data.x)')
-        if not means.is_floating_point(): raise ValueError(f'means are {means.dtype}: give floating point as the diffusion sees it, such as to_float(data.x)')
-        if means.ndim < 2 or not len(means): raise ValueError(f'means has shape {tuple(means.shape)}: give a stack of items, (K, ...)')
-        if not means.isfinite().all(): raise ValueError('means holds numbers that are not finite: remove them first')
-        if not 0 <= std < math.inf: raise ValueError(f'std={std}: it must be a number from 0 on')
-        if weights is not None and (len(weights) != len(means) or not (torch.as_tensor(weights).min() > 0 and torch.as_tensor(weights).max() < math.inf)):
-            raise ValueError(f'weights: give {len(means)} positive numbers, one for each of the means')
+        check_means(means, std, weights)
         self.means, self.std = means, float(std)
-        self.log_w = torch.zeros(len(means)) if weights is None else _doubles(weights).log()
+        if weights is None:
+            weights = torch.ones(len(means))
+        if not isinstance(weights, Tensor):
+            weights = torch.as_tensor(weights, dtype=torch.float64)
+        self.log_w = weights.cpu().double().log()
 
     def _logits(self, x, phi):
-        "Log-likelihoods `(B, K)`, what is left out of them `(B, 1)`, rate, variance, and the flat items"
-        kind = torch.float64 if x.device.type == 'cpu' else torch.promote_types(x.dtype, torch.float32)
+        "Log-likelihoods `(B, K)`, what they leave out `(B, 1)`, signal rate, variance, flat items"
+        on_cpu = x.device.type == 'cpu'
+        kind = torch.float64 if on_cpu else torch.promote_types(x.dtype, torch.float32)
         z = x.flatten(1).to(kind)                                        # (B, D)
-        a, s = rates(phi, z)                                             # scalars or (B, 1)
-        if self.means[0].numel() != z.shape[1]:
-            raise ValueError(f'items of {tuple(x.shape[1:])} for an oracle of {tuple(self.means.shape[1:])}')
-        var = (a**2*self.std**2 + s**2).clamp_min(1e-20)
-        way = _multiplied if kind == torch.float64 else _differences
-        return *way(z, self.means, self.log_w.to(z), a, var), a, var, z
+        a, s = rates(phi, z)                                             # numbers or (B, 1)
+        check_items(x, self.means)
+        var = a**2*self.std**2 + s**2
+        var = var.clamp_min(1e-20) if isinstance(var, Tensor) else max(var, 1e-20)
+        parts = _multiplied if kind == torch.float64 else _differences
+        return *parts(z, self.means, self.log_w.to(z), a, var), a, var, z
 
     def logits(self, x, phi):
-        "For every item the log-likelihood of having come from each blob, `(B, K)`, up to one constant; and the rates and variance"
-        rates(phi, x)                                                    # refuses bytes
-        logits, _, a, var, _ = self._logits(x, phi)
-        return tuple(r.to(x.dtype) for r in (logits - logits.amax(1, True), a, var))
+        "For every item the log-likelihood of having come from each blob, `(B, K)`, up to a constant"
+        as_angles(phi, x)
+        logits = self._logits(x, phi)[0]
+        return (logits - logits.amax(1, True)).to(x.dtype)
 
     def _guess(self, x, phi):
         "The best guess for a block of items, in the precision of `_logits`"
@@ -89,11 +87,10 @@ class Mixture:
         phi,       # Angle in radians, one or `(B,)`
         cond=None, # Ignored: an oracle has no labels
     ):             # `Guess`, both halves shaped as `x`
-        "The best guess that anybody could make"
-        rates(phi, x)                                                    # refuses bytes and wrong shapes
-        if not isinstance(phi, Tensor): phi = torch.as_tensor(phi, dtype=torch.float64)
-        n = max(1, 2**23//len(self.means))                               # keeps the table of distances small
-        angles = phi.split(n) if phi.ndim else itertools.repeat(phi)
+        "The best guess that is possible"
+        phi = as_angles(phi, x)
+        n = max(1, 2**23//len(self.means))                  # keeps the table of distances small
+        angles = phi.split(n) if isinstance(phi, Tensor) else itertools.repeat(phi)
         halves = zip(*(self._guess(block, p) for block, p in zip(x.split(n), angles)))
         return Guess(*(torch.cat(h).to(x.dtype).view_as(x) for h in halves))
 
@@ -102,11 +99,12 @@ class Mixture:
         phi,      # Angle in radians, one or `(B,)`
     )->Tensor:    # `(B,)`
         "Log density of the noisy mixtures at angle `phi`"
-        rates(phi, x)                                                    # refuses bytes
+        as_angles(phi, x)
         logits, rest, _, var, z = self._logits(x, phi)
-        dims, var = x[0].numel(), var.to(z).expand(len(x), 1)[:, 0]
-        log_p = torch.logsumexp(logits, 1) + rest[:, 0] - torch.logsumexp(self.log_w.to(z), 0)
-        return (log_p - .5*dims*torch.log(2*math.pi*var)).to(x.dtype)
+        if not isinstance(var, Tensor):
+            var = torch.full((len(x), 1), var, dtype=z.dtype, device=z.device)
+        norm = .5*x[0].numel()*torch.log(2*math.pi*var[:, 0]) + self.log_w.to(z).logsumexp(0)
+        return (logits.logsumexp(1) + rest[:, 0] - norm).to(x.dtype)
 
 # %% ../nbs/03_oracle.ipynb #be244ef1
 def mixture(
@@ -114,13 +112,13 @@ def mixture(
     std=0.,        # Standard deviation of every blob; 0 makes them points
     weights=None,  # How likely each blob is, `(K,)`, any positive numbers; equal when None
 )->Mixture:        # A denoiser `(x, phi) -> Guess`, with `log_prob(x, phi)`
-    "The exact denoiser of a Gaussian mixture. Raises `ValueError` for an empty or non-finite set, or weights that do not fit"
+    "The exact denoiser of a mixture of Gaussians"
     return Mixture(means, std, weights)
 
 def ideal(
     data:Tensor,   # The whole data set, `(N, ...)`, as the diffusion sees it (images in [-1, 1])
 )->Mixture:        # A denoiser `(x, phi) -> Guess`
-    "The best possible denoiser of a finite data set: what a network with unlimited capacity would learn, to the letter"
+    "The best possible denoiser of a finite data set: what a network of unlimited size would learn"
     return Mixture(data)
 
 # %% ../nbs/03_oracle.ipynb #03364542
@@ -129,24 +127,18 @@ def score(
     x:Tensor,  # Mixtures, `(B, ...)`
     phi,       # Angle in radians, above 0, one or `(B,)`
 )->Tensor:     # The score, shaped as `x`
-    "Gradient of the log density of the mixtures at angle `phi`, by Tweedie's formula: `-eps/sin(phi)`. Raises `ValueError` at angle 0"
+    "Gradient of the log density of the mixtures, by Tweedie's formula: `-eps/sin(phi)`"
     _, s = rates(phi, x)
-    look = s.device.type == 'cpu'                          # another device would have to wait for us
-    if look and not (s > 0).all(): raise ValueError('at angle 0 there is no noise and the density of points has no gradient: use an angle above 0')
+    check_above_zero(s)
     return -denoise(x, phi).eps/s
 
 # %% ../nbs/03_oracle.ipynb #54567673
 class Labelled:
     "The exact denoiser of labelled data: one oracle for each label, and one for all of them"
     def __init__(self, data, y, std):
-        y = torch.as_tensor(y).cpu()
-        y = y.flatten() if y.ndim == 2 and y.shape[1] == 1 else y
-        if y.shape != data.shape[:1] or y.is_floating_point() or y.dtype == torch.bool or len(y) and y.min() < 0:
-            raise ValueError(f'labels of shape {tuple(y.shape)} and {y.dtype} for data of shape {tuple(data.shape)}: give one whole number from 0 on for each item')
-        y = y.long()
-        self.whole, self.classes, self.shape = mixture(data, std), int(y.max()) + 1, tuple(data.shape[1:])
-        empty = sorted(set(range(self.classes)) - set(y.tolist()))
-        if empty: raise ValueError(f'no item has label {empty[0]}: number the labels from 0 on without gaps')
+        y = class_numbers(y, data)
+        self.whole, self.shape = mixture(data, std), tuple(data.shape[1:])
+        self.classes = int(y.max()) + 1
         self.parts = [mixture(data[y == k], std) for k in range(self.classes)]
 
     def __call__(self,
@@ -154,19 +146,22 @@ class Labelled:
         phi,       # Angle in radians, one or `(B,)`
         cond=None, # Labels `(B,)`, -1 for none; None when no item has one
     )->Guess:      # Both halves, shaped as `x`
-        "The best guess that somebody could make who knows the labels"
-        if cond is None: return self.whole(x, phi)
+        "The best guess that is possible if the labels are known"
+        if cond is None:
+            return self.whole(x, phi)
+        phi = as_angles(phi, x)
         x0, eps = torch.zeros_like(x), torch.zeros_like(x)
-        cond = cond.cpu()                                                      # read back once, not for every label
+        cond = cond.cpu()                                    # read once, not for every label
         for k in cond.unique().tolist():
             i = (cond == k).nonzero().flatten().to(x.device)
-            x0[i], eps[i] = (self.parts[k] if k >= 0 else self.whole)(x[i], phi[i] if isinstance(phi, Tensor) and phi.ndim else phi)
+            oracle = self.parts[k] if k >= 0 else self.whole
+            x0[i], eps[i] = oracle(x[i], phi[i] if isinstance(phi, Tensor) else phi)
         return Guess(x0, eps)
 
 def labelled(
     data:Tensor, # The data set, `(N, ...)`, as the diffusion sees it
     y:Tensor,    # Labels `(N,)`, whole numbers from 0 on
-    std=0.,      # Blur every item by this much: a smooth oracle
+    std=0.,      # Standard deviation of the blob around every item: above 0 a smooth oracle
 )->Labelled:     # A denoiser `(x, phi, cond) -> Guess`
-    "The best possible denoiser of labelled data. Raises `ValueError` for labels that do not fit"
+    "The best possible denoiser of labelled data"
     return Labelled(data, y, std)

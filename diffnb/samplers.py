@@ -6,52 +6,21 @@
 __all__ = ['Step', 'refresh', 'ddim', 'last', 'ddpm', 'heun', 'dpmpp', 'seeded']
 
 # %% ../nbs/05_samplers.ipynb #67a0597d
-import functools
-import inspect
 import math
 import torch
 from collections import deque
-from torch import Tensor, nn
+from torch import Tensor
 from typing import Iterator, NamedTuple
 from .angle import aim, mix, rates, unmix
-from .kit.checks import check_sampling, check_seeds, check_share, step_pairs
+from .kit.checks import (
+    check_batch, check_ran, check_seeds, check_share, in_eval_mode, sampler, step_pairs)
 
 # %% ../nbs/05_samplers.ipynb #3fdc09af
 class Step(NamedTuple):
-    "One stop of a walk from noise to data"
-    x:Tensor   # The mixture, `(B, ...)`: the very tensor that the walk goes on from, so copy before editing it in place
-    x0:Tensor  # The denoiser's guess of the clean data there (at the last stop, the guess that led to it), `(B, ...)`
+    "One step on the way from noise to data"
+    x:Tensor   # The mixture, `(B, ...)`; the sampler goes on from it, so copy it before editing in place
+    x0:Tensor  # The guess of the clean data there (at the last stop, the one that led to it), `(B, ...)`
     phi:Tensor # The angle in radians, a 0-dim float64 CPU tensor
-
-# %% ../nbs/05_samplers.ipynb #9d02c6e3
-def _network(denoise):
-    "The network of a denoiser: itself, or what is inside of a wrapper or a `partial`; None for a plain function"
-    while denoise is not None and not isinstance(denoise, nn.Module):
-        denoise = getattr(denoise, 'inner', getattr(denoise, 'func', None))
-    return denoise
-
-def in_eval_mode(denoise):
-    "The same denoiser, asked in eval mode; after each answer every module has its own mode back"
-    net = _network(denoise)
-    if net is None: return denoise
-    def ask(x, phi, cond=None):
-        busy = [m for m in net.modules() if m.training]
-        for m in busy: m.training = False
-        try: return denoise(x, phi) if cond is None else denoise(x, phi, cond)
-        finally:
-            for m in busy: m.training = True
-    return ask
-
-# %% ../nbs/05_samplers.ipynb #aafd80db
-def _sampler(walk):
-    "A decorator: check the arguments at the call, not at the first step; ask the denoiser in eval mode"
-    takes = inspect.signature(walk)
-    @functools.wraps(walk)
-    def sampler(*args, **kwargs):
-        given = takes.bind(*args, **kwargs).arguments
-        check_sampling(**given)
-        return walk(**given | dict(denoise=in_eval_mode(given['denoise'])))
-    return sampler
 
 # %% ../nbs/05_samplers.ipynb #6b76c4e4
 def refresh(
@@ -61,24 +30,27 @@ def refresh(
     eta=1.,                 # 0: keep all of it (DDIM); 1: the natural share is new (DDPM); or between
     randn=torch.randn_like, # Draws noise shaped as its argument
 )->Tensor:                  # Noise of the same variance, shaped as `eps`
-    "Swap a share of the noise, `eta*sqrt(1 - (tan lo/tan hi)^2)`, for new. DDIM (Song et al. 2020, arXiv:2010.02502), equation 16, seen as an angle"
+    """Swap a share of the noise, `eta*sqrt(1 - (tan lo/tan hi)^2)`, for new.
+    DDIM (Song et al. 2020, arXiv:2010.02502), equation 16, seen as an angle"""
     check_share(eta)
     lo, hi = sorted((float(now), float(nxt)))
-    if eta == 0 or lo == hi: return eps
+    if eta == 0 or lo == hi:
+        return eps
     r = math.tan(lo)/math.tan(hi)
-    return math.sqrt(1 - eta**2 + (eta*r)**2)*eps + eta*math.sqrt(1 - r**2)*randn(eps)
+    old = math.sqrt(1 - eta**2 + (eta*r)**2)
+    return torch.add(old*eps, randn(eps), alpha=eta*math.sqrt(1 - r**2))
 
 # %% ../nbs/05_samplers.ipynb #b60ab593
-@_sampler
-@torch.no_grad()
+@sampler
 def ddim(
     denoise,                # `(x, phi) -> Guess`: an oracle, a trained model, a guided one
-    x:Tensor,               # Where to start: a mixture at `angles[0]`, noise for a whole path, `(B, ...)`
+    x:Tensor,               # A mixture at `angles[0]`: noise for a whole path, `(B, ...)`
     angles,                 # The stops in radians, `(n+1,)`, such as `path(cosine, n)`
-    eta=0.,                 # 0 is DDIM, deterministic; 1 is DDPM with the small variance; or between
-    randn=torch.randn_like, # Draws noise shaped as its argument; `seeded(...)` for one generator per item
+    eta=0.,                 # 0: DDIM, deterministic; 1: DDPM with the small variance; or between
+    randn=torch.randn_like, # Draws noise shaped as its argument, such as `seeded([1, 2, 3])`
 )->Iterator[Step]:          # n+1 Steps, the last exactly at `angles[-1]`; n calls of `denoise`
-    "DDIM (Song et al. 2020), and with it Euler's method, the Keras loop, DDPM and Euler-ancestral. Rising stretches invert (eta=0) or renoise (eta=1)"
+    """DDIM (Song et al. 2020), and with it Euler's method, the Keras loop, DDPM and Euler-ancestral.
+    Where the path rises it inverts (eta=0) or renoises (eta=1)"""
     for now, nxt in step_pairs(angles):
         guess = denoise(x, now)
         yield Step(x, guess.x0, now)
@@ -91,89 +63,96 @@ def last(
 )->Step:                  # Its last step
     "Run a sampler to its end and keep only where it arrives"
     end = deque(steps, maxlen=1)
-    if not end: raise ValueError('there was no step to take: this sampler has run already; call it again for a new walk')
+    check_ran(end)
     return end[0]
 
 # %% ../nbs/05_samplers.ipynb #411cf0b8
-@_sampler
-@torch.no_grad()
+@sampler
 def ddpm(
     denoise,                # `(x, phi) -> Guess`
     x:Tensor,               # A mixture at `angles[0]`, `(B, ...)`
     angles,                 # The stops in radians, `(n+1,)`
-    var='small',            # 'small': the posterior's variance, same as `ddim(eta=1)`; 'large': beta, as much as the forward step adds
+    var='small',            # 'small': the posterior's, as `ddim(eta=1)`; 'large': beta, off the circle
     randn=torch.randn_like, # Draws noise shaped as its argument
 )->Iterator[Step]:          # n+1 Steps, n calls of `denoise`
-    "DDPM (Ho et al. 2020, arXiv:2006.11239), algorithm 2, with either variance of its section 3.2. The last step adds no noise; rising stretches renoise"
+    """DDPM (Ho et al. 2020, arXiv:2006.11239), algorithm 2, with either variance of its section 3.2.
+    The last step adds no noise; where the path rises it renoises"""
     for now, nxt in step_pairs(angles):
         guess = denoise(x, now)
         yield Step(x, guess.x0, now)
         if var == 'small' or nxt > now:
             x = mix(guess.x0, refresh(guess.eps, now, nxt, 1., randn), nxt)
         else:
-            x = mix(guess.x0, refresh(guess.eps, now, nxt, 1., torch.zeros_like), nxt)      # the posterior mean
-            if nxt > 0: x = x + (1 - (now.cos()/nxt.cos())**2).sqrt()*randn(x)              # and beta of this step
+            x = mix(guess.x0, refresh(guess.eps, now, nxt, 1., torch.zeros_like), nxt)  # the mean
+            if nxt > 0:
+                x = x + (1 - (now.cos()/nxt.cos())**2).sqrt()*randn(x)                  # and beta
     yield Step(x, guess.x0, nxt)
 
 # %% ../nbs/05_samplers.ipynb #428490a1
-def _climb(x, now, nxt, randn):
-    "The forward process from angle `now` up to `nxt`: any pair that explains x will do, and (a*x, s*x) is one"
-    a, s = rates(now, x)
-    return mix(a*x, refresh(s*x, now, nxt, 1., randn), nxt)
+def churned(x, now, nxt, rise, churn_range, randn):
+    "The mixture where a falling step begins, with sigma raised by the share `rise`; and its angle"
+    low, high = churn_range
+    if not (nxt < now and low <= now <= high):
+        return x, now
+    hat = (now.tan()*(1 + rise)).atan()
+    if hat <= now:
+        return x, hat
+    a, s = rates(now, x)                      # any pair that explains x will do: (a*x, s*x) is one
+    return mix(a*x, refresh(s*x, now, hat, 1., randn), hat), hat
 
 # %% ../nbs/05_samplers.ipynb #67ccc819
-@_sampler
-@torch.no_grad()
+@sampler
 def heun(
-    denoise,                # `(x, phi) -> Guess`
-    x:Tensor,               # A mixture at `angles[0]`, `(B, ...)`
-    angles,                 # The stops in radians, `(n+1,)`
-    average='v',            # What to average: 'v' is Heun's method in the angle, 'eps' in sigma (EDM; the path must start below pi/2), 'flow' in flow time
-    churn=0.,               # EDM's S_churn: before each step sigma is raised by churn/n of itself, at most by sqrt(2) - 1
-    between=(0., math.pi/2),# Churn only between these angles (EDM's S_tmin and S_tmax)
-    excess=1.,              # Standard deviation of the churned noise (EDM's S_noise)
-    randn=torch.randn_like, # Draws noise shaped as its argument
-)->Iterator[Step]:          # n+1 Steps; two calls of `denoise` a step, one in a step that ends at 0: 2n-1 on a path
-    "Heun's second-order method (Karras et al. 2022, arXiv:2206.00364, algorithm 2). Rising stretches invert"
+    denoise,                     # `(x, phi) -> Guess`
+    x:Tensor,                    # A mixture at `angles[0]`, `(B, ...)`
+    angles,                      # The stops in radians, `(n+1,)`
+    average='v',                 # 'v': Heun's method in the angle; 'eps': in sigma (EDM); or 'flow'
+    churn=0.,                    # EDM's S_churn: raise sigma by churn/n of itself, at most by 41 %
+    churn_range=(0., math.pi/2), # Churn only between these angles (EDM's S_tmin and S_tmax)
+    noise_scale=1.,              # Standard deviation of the churned noise (EDM's S_noise)
+    randn=torch.randn_like,      # Draws noise shaped as its argument
+)->Iterator[Step]:               # n+1 Steps; 2n calls, less one where the path ends at 0
+    "Heun's second-order method (arXiv:2206.00364, algorithm 2). Where the path rises it inverts"
     pairs = list(step_pairs(angles))
+    rise = min(churn/len(pairs), math.sqrt(2) - 1)
     for now, nxt in pairs:
-        begun, rise = x, min(churn/len(pairs), math.sqrt(2) - 1)
-        hat = (now.tan()*(1 + rise)).atan() if between[0] <= now <= between[1] and now > nxt else now
-        if hat > now: x = _climb(x, now, hat, lambda z: excess*randn(z))
+        begun = x
+        x, hat = churned(x, now, nxt, rise, churn_range, lambda z: noise_scale*randn(z))
         guess = denoise(x, hat)
         yield Step(begun, guess.x0, now)
         if nxt > 0:
             ahead = denoise(mix(*guess, nxt), nxt)
-            guess = unmix(x, (aim(*guess, hat, average) + aim(*ahead, hat, average))/2, hat, average)
+            middle = (aim(*guess, hat, average) + aim(*ahead, hat, average))/2
+            guess = unmix(x, middle, hat, average)
         x = mix(*guess, nxt)
     yield Step(x, guess.x0, nxt)
 
 # %% ../nbs/05_samplers.ipynb #f64ae8a9
-@_sampler
-@torch.no_grad()
+@sampler
 def dpmpp(
     denoise,                # `(x, phi) -> Guess`
     x:Tensor,               # A mixture at `angles[0]`, `(B, ...)`
     angles,                 # The stops in radians, `(n+1,)`
-    eta=0.,                 # 0: the deterministic solver; 1: its stochastic sister, whose noise is refreshed as DDPM's is
-    randn=torch.randn_like, # Draws noise shaped as its argument; `seeded(...)` for one generator per item
+    eta=0.,                 # 0: deterministic; 1: stochastic, its noise refreshed as DDPM's is
+    randn=torch.randn_like, # Draws noise shaped as its argument
 )->Iterator[Step]:          # n+1 Steps, n calls of `denoise`
-    "DPM-Solver++(2M) and SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095). A stretch that rises, and a step to 0, are `ddim`; rising forgets the past"
-    before = None                                             # the previous guess of x0, and the length of its step
+    """DPM-Solver++(2M) and SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095).
+    A step that rises or ends at 0 is that of `ddim`; one that rises forgets the past"""
+    before = None                                        # the last guess of x0, and its step length
     for now, nxt in step_pairs(angles):
         guess = denoise(x, now)
         yield Step(x, guess.x0, now)
-        falling = 0 < nxt < now
+        x0, falling = guess.x0, 0 < nxt < now
         h = math.log(math.tan(now)/math.tan(nxt)) if falling else None
-        x0 = guess.x0
-        if falling and before: guess = unmix(x, x0 + h/before[1]/2*(x0 - before[0]), now, 'x0')
+        if falling and before:
+            guess = unmix(x, x0 + h/before[1]/2*(x0 - before[0]), now, 'x0')
         x = mix(guess.x0, refresh(guess.eps, now, nxt, eta, randn), nxt)
         before = (x0, h) if falling else None
     yield Step(x, x0, nxt)
 
 # %% ../nbs/05_samplers.ipynb #830537d9
 class seeded:
-    "Noise with one generator per item: a `randn` for samplers under which an image does not depend on the batch it is made in"
+    "A `randn` with one generator per item: an image does not depend on the batch it is made in"
     def __init__(self,
         seeds, # One whole number for each item of the batch
     ):
@@ -182,7 +161,8 @@ class seeded:
     def __call__(self,
         like,     # A tensor `(B, ...)` to match in shape, dtype and device; or a shape
     )->Tensor:    # Fresh noise: every call goes on where the last one stopped
-        "Draw on the CPU, item by item. Raises `ValueError` when there are not as many seeds as items"
-        if not isinstance(like, Tensor): like = torch.empty(like)
-        if len(like) != len(self.gens): raise ValueError(f'{len(self.gens)} seeds for a batch of {len(like)}: give one for each item')
+        "Draw on the CPU, item by item"
+        if not isinstance(like, Tensor):
+            like = torch.empty(like)
+        check_batch(self.gens, like)
         return torch.stack([torch.randn(like.shape[1:], generator=g) for g in self.gens]).to(like)
