@@ -27,14 +27,14 @@ def rates(
 
 # %% ../nbs/02_angle.ipynb #e37072b2
 def combine(a, x, b, y):
-    "`a*x + b*y`, where a plain number costs no pass over the data if it is 0 or 1"
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
+    "`a*x + b*y`; two plain numbers cost two passes over the data, fewer where one is 0 or 1"
+    if isinstance(a, Tensor) or isinstance(b, Tensor) or x.dtype != y.dtype:
         return a*x + b*y
     if (a, b) == (1, 0):
         return x
     if (a, b) == (0, 1):
         return y
-    return torch.add(x if a == 1 else a*x, y, alpha=b)
+    return (a*x).add_(y, alpha=b)                 # in place: a*x belongs to nobody else
 
 # %% ../nbs/02_angle.ipynb #b93634b5
 def mix(
