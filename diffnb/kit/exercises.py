@@ -47,3 +47,26 @@ def near(answer, value, tolerance):
     "Whether an answer is one number within `tolerance` of `value`"
     if isinstance(answer, bool) or not isinstance(answer, (numbers.Real, torch.Tensor)): return False
     return abs(float(answer) - value) <= tolerance
+
+# %% ../../nbs/kit/exercises.ipynb #6dd0c8e6
+@exercise('angle', 1)
+def hopeless_targets(answer):
+    if tuple(answer) == ('eps', 'x0'):
+        return 'The other way round: at 5 degrees nearly all of the mixture is image.'
+    if tuple(answer) != ('x0', 'eps'):
+        return 'In the picture of the four targets, look for the lines that leave it at each end.'
+
+@exercise('angle', 2)
+def half_noise(answer):
+    p, q = answer(.8, .6)
+    if (p, q) == (-.5, 0):
+        return 'That asks for the image: p multiplies x0, and q multiplies eps.'
+    if (p, q) != (0, -.5) or tuple(answer(.6, .8)) != (0, -.5):
+        return f'At the rates .8 and .6 yours asks for {p}*x0 + {q}*eps.'
+
+@exercise('angle', 3)
+def too_much_noise(answer):
+    if near(answer, 1.5, .01):
+        return 'That is its variance: the spread is the root of it.'
+    if not near(answer, 1.2247, .02):
+        return 'Variances add: the squares of both rates are 1/2, and each multiplies a variance.'
