@@ -18,8 +18,8 @@ from .kit.checks import (
 # %% ../nbs/05_samplers.ipynb #3fdc09af
 class Step(NamedTuple):
     "One step on the way from noise to data"
-    x:Tensor   # The mixture, `(B, ...)`; the sampler goes on from it, so copy it before editing in place
-    x0:Tensor  # The guess of the clean data there (at the last stop, the one that led to it), `(B, ...)`
+    x:Tensor   # The mixture, `(B, ...)`: copy it before editing in place
+    x0:Tensor  # The guess of the clean data there (at the last stop, the one before), `(B, ...)`
     phi:Tensor # The angle in radians, a 0-dim float64 CPU tensor
 
 # %% ../nbs/05_samplers.ipynb #6b76c4e4
@@ -27,7 +27,7 @@ def refresh(
     eps:Tensor,             # The noise in the mixture, `(B, ...)`
     now,                    # Angle in radians where it was found
     nxt,                    # Angle in radians where it will be mixed again, below or above
-    eta=1.,                 # 0: keep all of it (DDIM); 1: the natural share is new (DDPM); or between
+    eta=1.,                 # 0: keep all of it (DDIM); 1: the natural share is new (DDPM)
     randn=torch.randn_like, # Draws noise shaped as its argument
 )->Tensor:                  # Noise of the same variance, shaped as `eps`
     """Swap a share of the noise, `eta*sqrt(1 - (tan lo/tan hi)^2)`, for new.
@@ -49,7 +49,7 @@ def ddim(
     eta=0.,                 # 0: DDIM, deterministic; 1: DDPM with the small variance; or between
     randn=torch.randn_like, # Draws noise shaped as its argument, such as `seeded([1, 2, 3])`
 )->Iterator[Step]:          # n+1 Steps, the last exactly at `angles[-1]`; n calls of `denoise`
-    """DDIM (Song et al. 2020), and with it Euler's method, the Keras loop, DDPM and Euler-ancestral.
+    """DDIM (Song et al. 2020); with it Euler's method, the Keras loop, DDPM and Euler-ancestral.
     Where the path rises it inverts (eta=0) or renoises (eta=1)"""
     for now, nxt in step_pairs(angles):
         guess = denoise(x, now)
@@ -72,10 +72,10 @@ def ddpm(
     denoise,                # `(x, phi) -> Guess`
     x:Tensor,               # A mixture at `angles[0]`, `(B, ...)`
     angles,                 # The stops in radians, `(n+1,)`
-    var='small',            # 'small': the posterior's, as `ddim(eta=1)`; 'large': beta, off the circle
+    var='small',            # 'small': the posterior's, as `ddim(eta=1)`; 'large': beta
     randn=torch.randn_like, # Draws noise shaped as its argument
 )->Iterator[Step]:          # n+1 Steps, n calls of `denoise`
-    """DDPM (Ho et al. 2020, arXiv:2006.11239), algorithm 2, with either variance of its section 3.2.
+    """DDPM (Ho et al. 2020, arXiv:2006.11239), algorithm 2, with either variance of section 3.2.
     The last step adds no noise; where the path rises it renoises"""
     for now, nxt in step_pairs(angles):
         guess = denoise(x, now)

@@ -61,9 +61,10 @@ def test_at_zero_the_mixture_is_the_image_and_the_noise_is_open():
 def test_one_angle_and_the_same_for_each_agree_and_nothing_is_changed(target, phi):
     x, f = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(2)).double()
     before = x.clone(), f.clone()
-    one, each = unmix(x, f, phi, target), unmix(x, f, torch.full((3,), phi, dtype=torch.float64), target)
-    assert_close(one, each, rtol=1e-12, atol=1e-12)
-    assert_close(mix(x, f, phi), mix(x, f, torch.full((3,), phi, dtype=torch.float64)), rtol=1e-12, atol=1e-12)
+    each = torch.full((3,), phi, dtype=torch.float64)
+    close = dict(rtol=1e-12, atol=1e-12)
+    assert_close(unmix(x, f, phi, target), unmix(x, f, each, target), **close)
+    assert_close(mix(x, f, phi), mix(x, f, each), **close)
     assert x.equal(before[0]) and f.equal(before[1])
     assert mix(x.float(), f, phi).dtype == torch.float64
 

@@ -70,3 +70,27 @@ def too_much_noise(answer):
         return 'That is its variance: the spread is the root of it.'
     if not near(answer, 1.2247, .02):
         return 'Variances add: the squares of both rates are 1/2, and each multiplies a variance.'
+
+# %% ../../nbs/kit/exercises.ipynb #ead9e73a
+@exercise('samplers', 1)
+def how_many_digits(answer):
+    if tuple(answer) == (10, 1):
+        return 'The other way round: with eta=0 nothing is drawn on the way.'
+    if tuple(answer) != (1, 10):
+        return 'Which of the two samplers draws anything that could tell the ten copies apart?'
+
+@exercise('samplers', 2)
+def half_new(answer):
+    if near(answer, .5, .01):
+        return 'Half of the natural share is less than half: which share is natural for this step?'
+    if near(answer, .75, .01):
+        return 'That is its square: a variance is the square of a share.'
+    if not near(answer, .866, .01):
+        return 'The natural share of the variance is 1 - (tan 45 / tan 60)^2. Which part of that is half?'
+
+@exercise('samplers', 3)
+def stale_noise(answer):
+    if near(answer, .389, .02):
+        return 'That is with fresh noise at every step.'
+    if not near(answer, 1.1, .03):
+        return 'Draw `same` once, before the first step; randn ignores its argument.'
