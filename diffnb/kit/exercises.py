@@ -71,6 +71,30 @@ def too_much_noise(answer):
     if not near(answer, 1.2247, .02):
         return 'Variances add: the squares of both rates are 1/2, and each multiplies a variance.'
 
+# %% ../../nbs/kit/exercises.ipynb #53ccc04e
+@exercise('oracle', 1)
+def best_without_evidence(answer):
+    if near(answer, 1, .01):
+        return 'That is the likelier of the two; the best guess is a mean.'
+    if not near(answer, .8, .01):
+        return 'At 90 degrees x says nothing. What is the mean of the data?'
+
+@exercise('oracle', 2)
+def blurry_digits(oracle):
+    if not hasattr(oracle, 'means') or len(oracle.means) < 1000:
+        return 'Give the oracle itself, made with mixture from all the images.'
+    if oracle.std == 0:
+        return 'This one is still made of points: look at the second argument of mixture.'
+    if abs(oracle.std - .3) > 1e-6:
+        return f'Its blobs have a standard deviation of {oracle.std:g}.'
+
+@exercise('oracle', 3)
+def error_of_the_noise(answer):
+    if near(answer, 1.732, .02):
+        return 'The other way round: eps is (x - cos(phi)*x0)/sin(phi).'
+    if not near(answer, .577, .01):
+        return 'Both halves explain x: what is added to cos(phi)*x0 is taken from sin(phi)*eps.'
+
 # %% ../../nbs/kit/exercises.ipynb #ead9e73a
 @exercise('samplers', 1)
 def how_many_digits(answer):
