@@ -197,7 +197,7 @@ def steer(
         (a, s), k = rates(phi, x), amount(scale, phi, x, 'scale')
         if isinstance(k, Tensor): k = k.to(x.device, x.dtype).view(-1, *[1]*(x.ndim - 1))
         guess, slope = _slope(denoise, loss, x, phi, cond)
-        b = a.clamp_min(.02)
+        b = torch.as_tensor(a).clamp_min(.02)
         return Guess(guess.x0 - k*s*(s/b)*slope, guess.eps + k*s*(a/b)*slope)
     return Wrapped(denoise, ask)
 

@@ -269,7 +269,7 @@ own = dict(features=lambda f: f)   # points are their own features
 
 # name -> (how often the CPU reads from the device, a function that makes the call ready)
 CALLS = {
-    # 01_angle
+    # 02_angle
     'rates, one angle': (0, lambda to: partial(rates, .7, to(X))),
     'rates, an angle each': (0, lambda to: partial(rates, to(PHI), to(X))),
     'rates, one angle on the device': (1, lambda to: partial(rates, to(PHI[1]), to(X))),
@@ -280,11 +280,11 @@ CALLS = {
     'aim': (0, lambda to: partial(aim, to(X), to(E), to(PHI), 'v')),
     'unmix, one angle': (0, lambda to: partial(unmix, to(X), to(E), .7)),
     'unmix, an angle each': (0, lambda to: partial(unmix, to(X), to(E), to(PHI))),
-    # 02_schedules: one look at the times
-    **{str(s): (2, lambda to, s=s: partial(s, to(PHI/2)))
+    # 04_schedules
+    **{str(s): (0, lambda to, s=s: partial(s, to(PHI/2)))
        for s in (cosine, karras, flow, linear_beta, cosine_beta)},
-    'lognormal': (2, lambda to: partial(lognormal, to(PHI/2))),
-    'rescale': (4, lambda to: partial(rescale, to(PHI/2))),
+    'lognormal': (0, lambda to: partial(lognormal, to(PHI/2))),
+    'rescale': (0, lambda to: partial(rescale, to(PHI/2))),
     'readings': (0, lambda to: lambda: [f(to(PHI)) for f in (alpha_bar, sigma, log_snr)]),
     'timestep': (0, lambda to: partial(timestep, linear_beta, to(PHI))),
     # 03_oracle
@@ -294,7 +294,7 @@ CALLS = {
     'mixture with weights': (0, lambda to: partial(mixture(to(X), .1, [1, 2, 3, 4]), to(E), .7)),
     'log_prob': (0, lambda to: partial(ideal(to(P)).log_prob, to(P), .7)),
     'score': (0, lambda to: partial(score, ideal(to(P)), to(P), .7)),
-    # 04_samplers
+    # 05_samplers
     'refresh': (0, lambda to: partial(refresh, to(E), .7, .5)),
     'ddim': (0, lambda to: walked(to, ddim)),
     'ddim, noisy': (0, lambda to: walked(to, ddim, eta=1., randn=seeded(range(4)))),
@@ -302,13 +302,13 @@ CALLS = {
     'ddpm, large': (0, lambda to: walked(to, ddpm, var='large')),
     'heun': (0, lambda to: walked(to, heun, churn=2.)),
     'dpmpp': (0, lambda to: walked(to, dpmpp, eta=1.)),
-    'walk along a path of the device':
+    'ddim along a path of the device':
         (1, lambda to: partial(last, ddim(ideal(to(X)), to(E), to(ANGLES.float())))),
-    # 05_trajectories: a picture has to be on the CPU
+    # 06_trajectories: a picture has to be on the CPU
     'to_frames': (14, lambda to: lambda s=steps(to): [np.array(f) for f in to_frames(s, 2)]),
     'strip': (14, lambda to: lambda s=steps(to): np.array(strip(s, 2))),
     'show_paths': (15, lambda to: lambda s=flat_steps(to): show_paths(s) and None),
-    # 06_embedding
+    # 07_embedding
     'sinusoidal': (0, lambda to: partial(sinusoidal, to(PHI), 8)),
     'log_sigma': (0, lambda to: partial(log_sigma, to(PHI))),
     **{f'angle_features, {k}': (0, lambda to, k=k: partial(angle_features, to(PHI), 8, k))
@@ -317,7 +317,7 @@ CALLS = {
         (0, lambda to: partial(angle_features, to(PHI), 8, 'timestep', linear_beta)),
     'AngleEmbed': (0, lambda to: partial(to(torch.manual_seed(0) and AngleEmbed(8, 4)), to(PHI))),
     'LabelEmbed': (0, lambda to: partial(to(torch.manual_seed(0) and LabelEmbed(3, 4)), to(Y))),
-    # 08_denoiser
+    # 09_denoiser
     'encode and decode': (0, lambda to: lambda m=to(model()): m.decode(m.encode(to(X)) + 1)),
     'limits': (0, lambda to: lambda m=to(model()): m.limits),
     'denoiser, one angle': (0, lambda to: partial(to(model()), to(X), .7)),
@@ -326,16 +326,17 @@ CALLS = {
     'loss': (0, lambda to: partial(to(model(3)).loss, to(X), to(Y), to(PHI), to(E), weight='snr')),
     'loss, drawn': (0, lambda to: partial(to(model()).loss, to(X),
                                           generator=torch.Generator().manual_seed(0))),
-    'spread': (0, lambda to: partial(per_item, PHI, to(X))),
+    'per_item': (0, lambda to: partial(per_item, PHI, to(X))),
     'weigh': (0, lambda to: partial(weigh, to(PHI), 'v', 'min-snr', to(X))),
-    'channel_stats of bytes': (1, lambda to: partial(channel_stats, to(BYTES))),
-    'channel_stats of floats': (1, lambda to: partial(channel_stats, to(X))),
-    'from_diffusers': (1, lambda to: partial(to(from_diffusers(Foreign(), Scheduler)), to(X), .7)),
-    # 09_checkpoints
+    'channel_stats of bytes': (2, lambda to: partial(channel_stats, to(BYTES))),
+    'channel_stats of floats': (2, lambda to: partial(channel_stats, to(X))),
+    'from_diffusers': (2, lambda to: partial(to(from_diffusers(Foreign(), Scheduler)), to(X), .7)),
+    # apps/checkpoints
     'save and load': (len(model().state_dict()), saved),
     # 10_training
-    'label_dropout': (0, lambda to: partial(label_dropout, to(Y), .5, torch.Generator().manual_seed(0))),
-    'draw': (0, lambda to: partial(step_noise, to(X), to(Y), cosine, 0, 0, .5, .1)),
+    'label_dropout':
+        (0, lambda to: partial(label_dropout, to(Y), .5, torch.Generator().manual_seed(0))),
+    'step_noise': (0, lambda to: partial(step_noise, to(X), to(Y), cosine, 0, 0, .5, .1)),
     'train, two steps': (4, trained),
     'train with Muon, two steps': (4, partial(trained, opt='muon')),
     'EMA, an update': (0, averaged),
@@ -346,7 +347,7 @@ CALLS = {
     # 12_guidance
     'condition': (1, lambda to: partial(condition, model(3), to(Y))),
     'given': (0, lambda to: partial(given(to(model(3)), [0, 1, 2, -1]), to(X), .7)),
-    'labelled': (11, lambda to: partial(labelled(to(X), to(Y)), to(E), .7, to(Y))),
+    'labelled': (1, lambda to: partial(labelled(to(X), to(Y)), to(E), .7, to(Y))),
     'guide': (0, lambda to: partial(guide(to(model(3)), 1, 3.), to(X), .7)),
     'guide, a weight each':
         (0, lambda to: partial(guide(to(model(3)), 1, PHI, rescale=.5), to(X), .7)),
@@ -356,21 +357,23 @@ CALLS = {
     'dynamic': (0, lambda to: partial(project(ideal(to(X)), dynamic(.9)), to(E), .7)),
     'steer': (0, steered),
     # 13_editing: what is handed over is looked at once, before the walk
-    'keep, made': (2, lambda to: lambda: inpaint(to(X), to(X > 0)) and None),
-    'keep': (0, lambda to: partial(inpaint(to(X), to(X > 0)), to(E))),
+    'inpaint, made': (2, lambda to: lambda: inpaint(to(X), to(X > 0)) and None),
+    'inpaint': (0, lambda to: partial(inpaint(to(X), to(X > 0)), to(E))),
     'shrink': (0, lambda to: restored(to, shrink(2))),
     'grey': (0, lambda to: restored(to, grey([1.]))),
     'blur': (0, lambda to: restored(to, blur(1.))),
     'invert': (3, lambda to: lambda: last(invert(ideal(to(X)), to(X), ANGLES, refine=1))),
-    'slerp': (7, lambda to: partial(slerp, to(X), to(E), .3)),
-    'cut': (2, lambda to: partial(sdedit_path, to(ANGLES.float()), .7)),
+    'slerp': (6, lambda to: partial(slerp, to(X), to(E), .3)),
+    'sdedit_path': (1, lambda to: partial(sdedit_path, to(ANGLES.float()), .7)),
     'repaint_path': (1, lambda to: partial(repaint_path, to(ANGLES.float()))),
-    # 14_generation
-    'walk': (0, lambda to: partial(last, trajectory(to(model()), range(4), clip=False, calls=3))),
-    'walk, clipped': (3, lambda to: partial(last, trajectory(to(model()), range(4), calls=3))),
+    # apps/generation
+    'trajectory':
+        (0, lambda to: partial(last, trajectory(to(model()), range(4), clip=False, calls=3))),
+    'trajectory, clipped':
+        (0, lambda to: partial(last, trajectory(to(model()), range(4), calls=3))),
     'generate': (2, lambda to: partial(generate, to(model(3)), 4, clip=False, seeds=0, calls=3,
                                        progress=False)),
-    # 00_data
+    # 01_data
     'to_float': (0, lambda to: partial(to_float, to(BYTES))),
     'to_uint8': (0, lambda to: partial(to_uint8, to(X))),
     'to_size': (0, lambda to: partial(to_size, to(BYTES), 5)),
@@ -400,36 +403,8 @@ CALLS = {
     'show_confidence': (1, lambda to: lambda: fld.show_confidence(to(DIGITS)) and None),
 }
 
-# What fails today, and why. Take a line out when it is mended
-STRAIGHT = 'goes to the CPU and to float64 in one step, which MPS refuses: .cpu().double() does not'
-OWN = 'computes in float64 where its argument is: to be done on the CPU'
-FAILS = {
-    'rates, one angle on the device': f'rates {STRAIGHT}',
-    'timestep': 'timestep takes its float64 table to the device',
-    'angle_features, timestep': 'timestep takes its float64 table to the device',
-    'log_prob': 'log_prob has the variance of a single angle on the CPU, one for each item',
-    'channel_stats of bytes': f'channel_stats {OWN}',
-    'channel_stats of floats': f'channel_stats {OWN}',
-    'from_diffusers': f'Timed.forward {STRAIGHT}',
-    'by_angle': f'by_angle {OWN}',
-    'amount': f'amount {STRAIGHT}',
-    'interval': f'interval {STRAIGHT}',
-    'slerp': f'slerp {OWN}',
-    'cut': f'_falling {STRAIGHT}',
-    'repaint_path': f'_falling {STRAIGHT}',
-    'walk along a path of the device': f'_pairs {STRAIGHT}',
-}
-REFUSALS = TypeError, RuntimeError, ValueError      # but not AssertionError: mended, wrongly
 
-
-def cases():
-    for name, (reads, ready) in CALLS.items():
-        why = FAILS.get(name)
-        marks = pytest.mark.xfail(strict=True, reason=why, raises=REFUSALS) if why else ()
-        yield pytest.param(reads, ready, id=name, marks=marks)
-
-
-@pytest.mark.parametrize('reads, ready', list(cases()))
+@pytest.mark.parametrize('reads, ready', CALLS.values(), ids=CALLS)
 def test_gives_the_same_on_the_device_and_reads_as_often_as_it_says(reads, ready):
     call = ready(lambda o: o)
     torch.manual_seed(0)

@@ -70,7 +70,7 @@ def test_no_float64_and_no_waiting_on_a_device(where):
     with Device():
         for angle in (phi, .5):
             for target in ('x0', 'eps', 'v', 'flow'): unmix(mix(x, x, angle), x, angle, target)
-            assert blobs(x, angle).x0.shape == blobs.logits(x, angle)[0][:, :2].shape == x.shape
+            assert blobs(x, angle).x0.shape == blobs.logits(x, angle)[:, :2].shape == x.shape
             assert blobs.log_prob(x, angle).shape == (4,)
             assert score(blobs, x, angle).shape == x.shape
         t = torch.empty(4, device='meta')

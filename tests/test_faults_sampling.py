@@ -49,8 +49,8 @@ def test_samplers_check_at_the_call(sampler, bad):
 @pytest.mark.parametrize('call', [lambda: ddim(zero, START, [1., 0.], eta=2), lambda: dpmpp(zero, START, [1., 0.], eta=math.nan),
                                   lambda: ddpm(zero, START, [1., 0.], var='medium'), lambda: heun(zero, START, [1., 0.], churn=-1),
                                   lambda: heun(zero, START, [1., 0.], average='x'), lambda: heun(zero, START, [1., 0.], average='x0'),
-                                  lambda: heun(zero, START, [math.pi/2, 0.], average='eps'), lambda: heun(zero, START, [1., 0.], excess=-1),
-                                  lambda: heun(zero, START, [1., 0.], between=(1, 0)), lambda: invert(zero, START, [0., 1.]),
+                                  lambda: heun(zero, START, [math.pi/2, 0.], average='eps'), lambda: heun(zero, START, [1., 0.], noise_scale=-1),
+                                  lambda: heun(zero, START, [1., 0.], churn_range=(1, 0)), lambda: invert(zero, START, [0., 1.]),
                                   lambda: invert(zero, START.byte(), [1., 0.]), lambda: invert(zero, START, [1., 0.], refine=-1)])
 def test_settings_are_checked_at_the_call(call):
     with pytest.raises(ValueError): call()
