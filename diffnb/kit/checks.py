@@ -16,7 +16,7 @@ import warnings
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 # %% ../../nbs/kit/checks.ipynb #c3ab386c
 def whole(name, value, least=0): # a whole number of any type (Python, NumPy, torch) -> int
@@ -151,44 +151,181 @@ def check_number(what, least, most=math.inf, whole=True, **values):
 
 # %% ../../nbs/kit/checks.ipynb #6b3a9686
 def whole_numbers(least, **values):
-    "The values as plain ints, from whole numbers of any kind (Python, NumPy, torch). Raises ValueError for what is none, or is below `least`"
+    "The values as plain ints, from whole numbers of any kind (Python, NumPy, torch)"
     found = []
     for name, v in values.items():
-        try: found.append(int(operator.index(v)))
-        except (TypeError, RuntimeError): raise ValueError(f'{name}={v!r:.60}: give a whole number, {least} or more') from None
-        if found[-1] < least: raise ValueError(f'{name}={found[-1]}: give a whole number, {least} or more')
+        try:
+            number = int(operator.index(v))
+        except (TypeError, RuntimeError):
+            raise ValueError(f'{name}={v!r:.60}: give a whole number, {least} or more') from None
+        if number < least:
+            raise ValueError(f'{name}={number}: give a whole number, {least} or more')
+        found.append(number)
     return found
+
+def feature_count(**values):
+    "One whole number of sinusoidal features, given by its name"
+    (name,), (n,) = values, whole_numbers(1, **values)
+    if n % 2 or n < 4:
+        raise ValueError(f'{name}={n}: sines and cosines come in pairs, and from two pairs on: '
+                         'give an even number, 4 or more')
+    return n
+
+def check_sinusoidal(x, dim, min_freq, max_freq):
+    "`dim` as a plain int"
+    if x.ndim != 1:
+        raise ValueError(f'x has shape {tuple(x.shape)}: give one number per item, (B,)')
+    if not (0 < min_freq < math.inf and 0 < max_freq < math.inf):
+        raise ValueError(f'frequencies from {min_freq} to {max_freq}: '
+                         'both must be above 0 and finite')
+    return feature_count(dim=dim)
+
+def freq_settings(freqs):
+    "The first and the last frequency as settings of `sinusoidal`"
+    try:
+        if isinstance(freqs, str): raise TypeError
+        first, last = map(float, freqs)
+    except (TypeError, ValueError):
+        raise ValueError(f'freqs={freqs!r:.60}: '
+                         'give the first and the last, such as (1, 1000)') from None
+    return dict(min_freq=first, max_freq=last)
+
+def check_has_steps(schedule):
+    if schedule is None:
+        raise ValueError("kind 'timestep' needs to know whose steps: give `schedule=`, such as "
+                         'diffnb.schedules.linear_beta; a network that takes none needs another kind')
+
+def activation(name):
+    "An activation of torch.nn by the name of its class"
+    try:
+        return getattr(nn, name)()
+    except (AttributeError, TypeError):
+        raise ValueError(f'act {name!r} is no activation of torch.nn: '
+                         "give the name of one, such as 'SiLU' or 'GELU'") from None
+
+def class_count(classes):
+    classes, = whole_numbers(0, classes=classes)
+    if classes < 1:
+        raise ValueError(f'classes={classes}: a table of labels needs at least one class')
+    return classes
+
+def label_rows(y, classes):
+    "Labels of a table, int64. On a GPU the range is left to CUDA: a look would make it wait"
+    if not isinstance(y, Tensor):
+        raise ValueError(f'labels are a {type(y).__name__}: give a tensor of whole numbers, '
+                         'such as torch.as_tensor(y)')
+    if y.dtype.is_floating_point:
+        raise ValueError(f'labels are {y.dtype}: give whole numbers, such as `y.long()`')
+    y = y.long()                                    # in uint8, -1 would be 255
+    bad = y[(y < -1) | (y >= classes)] if y.device.type == 'cpu' else ()
+    if len(bad):
+        raise ValueError(f'label {bad[0].item()} is not one of the {classes} classes: '
+                         f'labels are 0 to {classes - 1}, and -1 for "no label"')
+    return y
 
 # %% ../../nbs/kit/checks.ipynb #a35ac700
 def lookup(table, name, what):
-    if name not in table: raise ValueError(f'{what} {name!r} is not known: choose one of {", ".join(table)}')
+    "The entry of a table of choices"
+    if name not in table:
+        raise ValueError(f'{what} {name!r} is not known: choose one of {", ".join(table)}')
     return table[name]
 
+def check_choices(o, **choices):
+    "Each attribute of `o` must be one of the names given for it"
+    for name, known in choices.items():
+        lookup(dict.fromkeys(known), getattr(o, name), name)
+
 def check_levels(**lists):
+    "Lists of one whole number per level"
     for name, v in lists.items():
-        if not isinstance(v, (list, tuple)) or not v: raise ValueError(f'{name}={v!r}: give a list of one whole number per floor, such as (1, 2, 4)')
+        if not isinstance(v, (list, tuple)) or not v:
+            raise ValueError(f'{name}={v!r}: '
+                             'give a list of one whole number per level, such as (1, 2, 4)')
         for n in v: whole_numbers(1, **{name: n})
+
+def check_attention(levels, depth):
+    "Which of the `depth` levels of a U have attention"
+    if not isinstance(levels, list):
+        raise ValueError(f'attention={levels!r}: give a list of levels, such as (1, 2)')
+    for i in levels:
+        if i not in range(depth):
+            raise ValueError(f'attention on level {i}: '
+                             f'with {depth} multiples the levels are 0 to {depth - 1}')
+
+def check_split(channels, **parts):
+    "Channels in equal groups, or heads"
+    (name, n), = parts.items()
+    if n < 1 or channels % n:
+        raise ValueError(f'{channels} channels cannot be split into {n} {name}: '
+                         f'take widths that are multiples of {n}, or other `{name}`')
+
+def check_args(make, first, **given):
+    "Further arguments of `make`, as dicts; its first few are set elsewhere"
+    takes = list(inspect.signature(make).parameters.values())[first:]
+    known = [p.name for p in takes if p.name != 'resample']
+    takes_all = any(p.kind == p.VAR_KEYWORD for p in takes)
+    for name, args in given.items():
+        if args is None: continue
+        if not isinstance(args, dict) or not (takes_all or set(args) <= set(known)):
+            raise ValueError(f'{name}={args!r}: {make.__name__} takes a dict of '
+                             f'{", ".join(known) or "nothing more"}')
+
+def check_resamples(block, *ways):
+    if 'block' in ways and 'resample' not in inspect.signature(block).parameters:
+        raise ValueError("down or up='block' needs a block that can resample: "
+                         'PreNormBlock or AdaGNBlock')
 
 # %% ../../nbs/kit/checks.ipynb #22403e24
 def check_per_item(x, phi, cond, label):
-    "Raises ValueError where angles or labels are not one per item"
+    "One angle and one label per item; `label` is what embeds labels, None in a network without"
     for name, t in dict(phi=phi, cond=cond).items():
         if name == 'cond' and t is None: continue
-        if not isinstance(t, Tensor): raise ValueError(f'{name} is a {type(t).__name__}: give a tensor with one per item, ({len(x)},)')
+        if not isinstance(t, Tensor):
+            raise ValueError(f'{name} is a {type(t).__name__}: '
+                             f'give a tensor with one per item, ({len(x)},)')
         if t.shape != x.shape[:1]:
-            raise ValueError(f'{name} has shape {tuple(t.shape)} for a batch of {len(x)}: give one per item, ({len(x)},)')
+            raise ValueError(f'{name} has shape {tuple(t.shape)} for a batch of {len(x)}: '
+                             f'give one per item, ({len(x)},)')
     if cond is not None and label is None:
-        raise ValueError('this network was made without labels (classes=0): leave `cond` out, or make it with `classes=`')
+        raise ValueError('this network was made without labels (classes=0): '
+                         'leave `cond` out, or make it with `classes=`')
 
 def check_input(x, weight):
-    "`x`, if it suits the first weight of a network: that of a dense layer takes points, that of a convolution pictures"
+    "`x`, if it suits a network's first weight: points for a dense layer, pictures for a convolution"
     if not isinstance(x, Tensor): raise ValueError(f'x is a {type(x).__name__}: give a tensor')
     if x.ndim != weight.ndim or x.shape[1] != weight.shape[1]:
-        raise ValueError(f'x has shape {tuple(x.shape)}: this network takes (B, {weight.shape[1]}{", H, W"*(weight.ndim == 4)})')
+        sides = ', H, W' if weight.ndim == 4 else ''
+        raise ValueError(f'x has shape {tuple(x.shape)}: '
+                         f'this network takes (B, {weight.shape[1]}{sides})')
     if x.dtype == weight.dtype: return x
-    try: F.linear(x.new_zeros(1, 1), weight.new_zeros(1, 1))                     # under autocast they may differ
-    except RuntimeError: raise ValueError(f'x is {x.dtype} and the network is {weight.dtype}: give `x.to({weight.dtype})`, or move the network') from None
+    try:                                            # under autocast they may differ
+        F.linear(x.new_zeros(1, 1), weight.new_zeros(1, 1))
+    except RuntimeError:
+        raise ValueError(f'x is {x.dtype} and the network is {weight.dtype}: '
+                         f'give `x.to({weight.dtype})`, or move the network') from None
     return x
+
+def check_multiple(x, n):
+    if x.shape[2] % n or x.shape[3] % n:
+        raise ValueError(f'x is {x.shape[2]}x{x.shape[3]}: this network needs multiples of {n}; '
+                         '`UNet` takes any size')
+
+def check_sees_more(net):
+    if not net.cfg.get('extra'):
+        raise ValueError(f"{net.cfg['name']} sees no further channels: "
+                         'make it with `extra=` the number of channels of the picture')
+
+def picture_cond(cond, x, extra):
+    "Pictures `(B, extra, h, w)` to look at beside `x`; zeros for None"
+    if not isinstance(x, Tensor) or x.ndim != 4:
+        raise ValueError(f'x has shape {getattr(x, "shape", None)}: '
+                         'this network takes (B, C, H, W)')
+    want = len(x), extra
+    if cond is None: return x.new_zeros(*want, *x.shape[2:])
+    if cond.ndim != 4 or cond.shape[:2] != want:
+        raise ValueError(f'cond has shape {tuple(cond.shape)}: '
+                         f'this network looks at pictures {want + ("h", "w")}')
+    return cond
 
 # %% ../../nbs/kit/checks.ipynb #0adb58eb
 def as_python(n):
