@@ -47,3 +47,24 @@ def near(answer, value, tolerance):
     "Whether an answer is one number within `tolerance` of `value`"
     if isinstance(answer, bool) or not isinstance(answer, (numbers.Real, torch.Tensor)): return False
     return abs(float(answer) - value) <= tolerance
+
+# %% ../../nbs/kit/exercises.ipynb #6db6c838
+@exercise('embedding', 1)
+def embedding_turns(answer):
+    if near(answer, 119, 2): return 'That is the angle in radians. How many radians has a full turn?'
+    if near(answer, .002, .002): return 'That is the slowest hand. The fastest has speed 1.'
+    if not near(answer, 18.9, .6): return 'Its speed is 1 radian per unit of x, and x goes up to 119.'
+
+@exercise('embedding', 2)
+def embedding_degrees(answer):
+    phi = torch.tensor([0., .4, 1.5])
+    found = answer(phi, None)
+    if found is ...: return 'There is no answer yet: replace the dots.'
+    if torch.equal(found, phi): return 'These are still radians.'
+    if not torch.allclose(found, torch.rad2deg(phi), atol=1e-3):
+        return 'A quarter turn, pi/2 radians, should give 90.'
+
+@exercise('embedding', 3)
+def embedding_lie(answer):
+    if answer not in ('less', 'more'): return "Answer 'less' or 'more'."
+    if answer != 'less': return 'Print both numbers: the larger error is the costlier lie.'
