@@ -261,14 +261,6 @@ def _block_up(cin, cout, block): return block(cin, cout, resample='up')
 down_kinds = dict(conv3=_conv_down(3), conv4=_conv_down(4), pool=_pool, block=_block_down)
 up_kinds = dict(conv=_conv_up, nearest=_nearest, block=_block_up)
 
-# %% ../nbs/08_unet.ipynb #0a0c5ca4
-def _padded(x, n):
-    "Repeat the last rows and columns until both sides are multiples of n"
-    right, below = -x.shape[3] % n, -x.shape[2] % n
-    if not right and not below: return x
-    return F.pad(x, (0, right, 0, below), mode='replicate')
-
-# %% ../nbs/08_unet.ipynb #72405b66
 class Builder:
     "Makes the parts of a U, all to the same settings"
     def __init__(self,
@@ -327,7 +319,13 @@ def _deeper(builder, widths, i, cin):
     shrink, level = builder.shrink(cin, cout), u_level(builder, widths, i + 1)
     return ConditionalSequential(shrink, level, builder.grow(deep, back)), back
 
-# %% ../nbs/08_unet.ipynb #1ed752e6
+# %% ../nbs/08_unet.ipynb #38f12217
+def _padded(x, n):
+    "Repeat the last rows and columns until both sides are multiples of n"
+    right, below = -x.shape[3] % n, -x.shape[2] % n
+    if not right and not below: return x
+    return F.pad(x, (0, right, 0, below), mode='replicate')
+
 def _channels_last(h, groups):
     "The channels of a pixel side by side in memory, on the devices where that is faster"
     half = h.dtype in (torch.bfloat16, torch.float16)
@@ -335,7 +333,6 @@ def _channels_last(h, groups):
     if not faster.get(h.device.type, False): return h
     return h.contiguous(memory_format=torch.channels_last)
 
-# %% ../nbs/08_unet.ipynb #38f12217
 def _check_settings(o):
     "Refuse what cannot work when the network is made"
     check_choices(o, skips=('level', 'block'), widen=('block', 'down'), narrow=('block', 'up'))
@@ -421,7 +418,7 @@ families = dict( # Settings of two well-known U-Nets: `UNet(1, **families['julia
                  widen='block', narrow='block', features=1, act='SiLU', norm_last=True, zero=False),
 )
 
-# %% ../nbs/08_unet.ipynb #43b0f67b
+# %% ../nbs/08_unet.ipynb #6b7b5566
 class BatchNormBlock(nn.Module):
     "Batch norm, convolution, swish, convolution, plus what came in: the block of the Keras example"
     def __init__(self,
@@ -437,7 +434,6 @@ class BatchNormBlock(nn.Module):
 
     def forward(self, x): return self.skip(x) + self.body(x)       # (B, cout, H, W)
 
-# %% ../nbs/08_unet.ipynb #6b7b5566
 class ResidualUNet(nn.Module):
     "The U-Net of the Keras DDIM example and its Lux port; `affine, project, double`: the R port"
     def __init__(self,

@@ -68,3 +68,27 @@ def embedding_degrees(answer):
 def embedding_lie(answer):
     if answer not in ('less', 'more'): return "Answer 'less' or 'more'."
     if answer != 'less': return 'Print both numbers: the larger error is the costlier lie.'
+
+# %% ../../nbs/kit/exercises.ipynb #4be44496
+@exercise('unet', 1)
+def unet_width(answer):
+    if near(answer, 54, 3): return 'Not two thirds: each level doubles the step of all below it.'
+    if near(answer, 81, 3): return 'With fewer levels it sees less far.'
+    if not near(answer, 39, 5): return 'Measure it with wide(field(mults=(1, 2))).'
+
+@exercise('unet', 2)
+def unet_bare(answer):
+    if not getattr(answer, 'conditional', False):
+        return 'The embedding is not passed to it: it needs `conditional = True`.'
+    block = answer(4, 8, 16)
+    norms = torch.nn.GroupNorm, torch.nn.BatchNorm2d, torch.nn.LayerNorm
+    if any(isinstance(m, norms) for m in block.modules()): return 'There is still a norm in it.'
+    x, emb = torch.ones(2, 4, 6, 6), torch.stack([torch.ones(16), -torch.ones(16)])
+    out = block(x, emb)
+    if out.shape != (2, 8, 6, 6): return f'(2, 4, 6, 6) should become (2, 8, 6, 6), not {out.shape}.'
+    if torch.equal(out[0], out[1]): return 'Another embedding should give another answer.'
+
+@exercise('unet', 3)
+def unet_skip(answer):
+    if answer not in (0, 1, 2): return 'Answer 0, 1 or 2: the number of a level.'
+    if answer != 0: return 'Compare cut(0), cut(1) and cut(2) with cut(None).'
