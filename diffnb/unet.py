@@ -192,8 +192,8 @@ class UNetFixed(nn.Module):
     ):
         super().__init__()
         self.cfg = config(self, locals())
-        _, channels, width, groups, heads = self.cfg.values()
-        whole_numbers(1, channels=channels, width=width, groups=groups, heads=heads)
+        channels, width = whole_numbers(1, channels=channels, width=width)
+        groups, heads = whole_numbers(1, groups=groups, heads=heads)
         a, b, c, E = width, 2*width, 4*width, 4*width
         def block(cin, cout): return ResBlock(cin, cout, E, groups, shortcut=3)
         def grow(cin, cout): return nn.Sequential(nn.Upsample(scale_factor=2), _conv3(cin, cout))
