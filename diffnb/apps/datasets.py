@@ -16,10 +16,10 @@ from collections import Counter
 from pathlib import Path
 from torch import Tensor
 from typing import NamedTuple
-from ..data import Images, as_batch, check_items, check_order, item_order, numpy_rng
+from ..data import Images, as_batch, item_order, numpy_rng
 from ..fld import as_pictures
-from ..kit.checks import as_labels, as_text, warn_caller, whole
-from ..kit.pictures import check_bytes
+from ..kit.checks import as_labels, as_text, check_bytes, check_items, check_order
+from ..kit.checks import warn_caller, whole
 
 # %% ../../nbs/apps/datasets.ipynb #3ad0de8c
 def _sides(size): # one number for a square, or two -> (height, width)

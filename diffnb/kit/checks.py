@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../../nbs/kit/checks.ipynb #c3ab386c
-def whole(name, value, least=0): # a whole number of any type (Python, NumPy, torch) -> int
+def whole(name, value, least=0):
+    "A whole number of any type (Python, NumPy, torch) as an int"
     try:
         number = operator.index(value)
     except (TypeError, ValueError):
@@ -50,15 +51,88 @@ def as_labels(y, n, where):
         raise ValueError(f'{where}: labels {what}: give whole numbers, -1 for "no label"')
     return torch.from_numpy(y.astype(np.int64))
 
-def as_text(name): # a name as text: NumPy may hold it as bytes
+def as_text(name):
+    "A name as text: NumPy may hold it as bytes"
     return name.decode(errors='replace') if isinstance(name, bytes) else str(name)
 
 # %% ../../nbs/kit/checks.ipynb #8109f0aa
-def warn_caller(text): # a warning that points at the line which called this package
+def warn_caller(text):
+    "A warning that points at the line which called this package"
     frame, depth = sys._getframe(1), 2
     while frame.f_back and frame.f_back.f_globals.get('__name__', '').startswith('diffnb.'):
         frame, depth = frame.f_back, depth + 1
     warnings.warn(text, stacklevel=depth + 1)
+
+# %% ../../nbs/kit/checks.ipynb #517c34e6
+def check_numpy_seed(seed):
+    "A seed of NumPy's `RandomState` as an int"
+    seed = whole('seed', seed, -math.inf)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f'seed {seed}: give a whole number from 0 to 2**32 - 1')
+    return seed
+
+def check_cloud(n, noise):
+    "The number of points of a cloud as an int"
+    n = whole('n', n, -math.inf)
+    if n < 2:
+        raise ValueError(f'n={n}: a cloud needs at least 2 points')
+    if not 0 <= noise < math.inf:
+        raise ValueError(f'noise={noise}: give a share of the standard deviation, 0 or more')
+    return n
+
+def check_points(x):
+    "Raises ValueError for a tensor that does not hold points in the plane"
+    if x.ndim != 2 or x.shape[1] != 2:
+        raise ValueError(f'x has shape {tuple(x.shape)}: points in the plane are (N, 2)')
+
+def check_order(n, bs, seed, start, rank, world):
+    "What decides the order of the items, as Python's own ints (NumPy's can overflow)"
+    given = dict(bs=bs, seed=seed, start=start, rank=rank, world=world)
+    bs, seed, start, rank, world = (whole(name, k, -math.inf) for name, k in given.items())
+    if n < 1:
+        raise ValueError('no data: the set is empty')
+    if bs < 1 or start < 0:
+        raise ValueError(f'bs={bs}, start={start}: a batch has at least 1 item, '
+                         'and the first batch is number 0')
+    if not 0 <= rank < world or bs % world:
+        raise ValueError(f'rank={rank}, world={world}, bs={bs}: '
+                         'rank is below world, and world divides bs')
+    return bs, check_numpy_seed(seed), start, rank, world
+
+# %% ../../nbs/kit/checks.ipynb #144c7c30
+def check_items(x, flip):
+    "Raises ValueError for items that cannot be trained on, and warns of images in [0, 1]"
+    image = x.ndim == 4
+    if x.ndim < 2 or (x.dtype == torch.uint8 or flip) and not image:
+        raise ValueError(f'x has shape {tuple(x.shape)}: points are (N, D), images (N, C, H, W); '
+                         'only images are bytes, or can be flipped')
+    if x.dtype == torch.uint8:
+        return
+    if not x.is_floating_point():
+        raise ValueError(f'x is {x.dtype}: give uint8 (0 to 255) or floating point')
+    if x.numel():
+        _check_range(*torch.stack([x.min(), x.max()]).tolist(), image, len(x))
+
+def _check_range(lo, hi, image, n):
+    "Raises ValueError for numbers from `lo` to `hi` that no batch should hold"
+    if not math.isfinite(lo) or not math.isfinite(hi):
+        raise ValueError('x holds NaN or infinity: find and replace them before training')
+    if image and (lo < -10 or hi > 10):
+        raise ValueError(f'x goes from {lo:.4g} to {hi:.4g}: images are near [-1, 1]: '
+                         'give uint8, or divide')
+    if image and n > 3 and -.001 <= lo < hi <= 1.001:      # a few images may all be bright
+        warn_caller(f'no value below 0 (from {lo:.3g} to {hi:.3g}): are these images in [0, 1]? '
+                    'They must be in [-1, 1]: give 2*x - 1')
+
+def as_xy(data):
+    "Images, a tensor or (x, y) -> x, and y as int64 beside it, or None"
+    x, y = (*data, None)[:2] if isinstance(data, (tuple, list)) else (data, None)
+    if not isinstance(x, Tensor):
+        raise ValueError(f'cannot draw from a {type(x).__name__}: give Images, a tensor or '
+                         '(x, y); a Dataset goes to stream')
+    if y is not None:
+        y = as_labels(y, len(x), 'batches').to(x.device)
+    return x, y
 
 # %% ../../nbs/kit/checks.ipynb #5efbef54
 def int_or_none(n):
@@ -137,6 +211,63 @@ def check_seeds(seeds):
     for s in seeds:
         if not -2**63 <= s < 2**64: raise ValueError(f'seed={s}: a seed has 64 bits, take one from 0 to 2**64 - 1')
     return seeds
+
+# %% ../../nbs/kit/checks.ipynb #5bd5d841
+def check_bytes(x, what):
+    "`x`, if it holds bytes: the same arithmetic on floats would give black pictures, and no error"
+    if x.dtype != torch.uint8:
+        raise ValueError(f'{what} takes a uint8 tensor (0 to 255), not {type(x).__name__} of '
+                         f'{x.dtype}: floats in [-1, 1] become bytes by to_uint8')
+    return x
+
+def check_images(x):
+    "Images that can be shown, `(N, C, H, W)`"
+    if not isinstance(x, Tensor):
+        raise ValueError(f'cannot show a {type(x).__name__}: give Images or a tensor (N, C, H, W)')
+    x = x.detach()[None] if x.ndim == 3 else x.detach()
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or not len(x):
+        raise ValueError(f'x has shape {tuple(x.shape)}: images are (N, C, H, W) with N at least 1, '
+                         'and C 1 (grey) or 3 (RGB)')
+    return x
+
+def check_steps(steps, name='steps'):
+    "The steps of one trajectory, a list"
+    try:
+        walk = list(steps)
+    except TypeError:
+        raise ValueError(f'{name}: {type(steps).__name__} is no walk: give what a sampler returns, '
+                         'such as ddim(...)') from None
+    if not walk:
+        raise ValueError(f'{name}: there are no steps to show: this sampler has run already; '
+                         'keep its steps with list(...)')
+    for i, step in enumerate(walk):
+        _check_step(step, i, walk[0], name)
+    return walk
+
+def _check_step(step, i, first, name):
+    "Raises ValueError for a step that cannot be shown"
+    if not all(hasattr(step, k) for k in ('x', 'x0', 'phi')):
+        raise ValueError(f'{name}: {type(step).__name__} is no Step: give what a sampler yields, '
+                         'such as ddim(...)')
+    shapes = tuple(step.x.shape), tuple(step.x0.shape), tuple(first.x.shape)
+    if len(set(shapes)) > 1 or not len(step.x):
+        raise ValueError(f'{name}: step {i} holds x of shape {shapes[0]} and x0 of shape '
+                         f'{shapes[1]}, the first step {shapes[2]}: all must be one batch')
+    if torch.as_tensor(step.phi).numel() != 1 or not math.isfinite(step.phi):
+        raise ValueError(f'{name}: step {i} has the angle {step.phi}: '
+                         'give one number for the batch')
+    for half in ('x', 'x0'):
+        if not getattr(step, half).isfinite().all():
+            raise ValueError(f'{name}: in step {i}, {half} holds numbers that are not finite: '
+                             'the model or the sampler broke down there')
+
+def check_trajectories(steps):
+    "{name: list of steps} of one trajectory (without a name) or a dict of several"
+    if not isinstance(steps, dict):
+        return {'': check_steps(steps)}
+    if not steps:
+        raise ValueError('there are no walks to show: the dict is empty')
+    return {str(k): check_steps(v, str(k)) for k, v in steps.items()}
 
 # %% ../../nbs/kit/checks.ipynb #b4cd8647
 def check_number(what, least, most=math.inf, whole=True, **values):
