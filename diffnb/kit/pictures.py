@@ -331,7 +331,8 @@ def check_writable(fname, *ends):
     try:
         fname = Path(fname)
     except TypeError:
-        raise ValueError(f'fname={fname!r}: give the name of a file, such as walk{ends[0]}') from None
+        raise ValueError(f'fname={fname!r}: give the name of a file, '
+                         f'such as walk{ends[0]}') from None
     if fname.suffix.lower() not in ends:
         raise ValueError(f'{fname}: give a name that ends in {" or ".join(ends)}')
     if not fname.parent.is_dir():
