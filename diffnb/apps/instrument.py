@@ -17,19 +17,34 @@ from .datasets import hold_out, load_data
 
 # %% ../../nbs/apps/instrument.ipynb #71586883
 def _accuracy(net, data):
-    with torch.no_grad(): read = torch.cat([net(grey28(x)).argmax(1) for x in data.x.split(1000)])
+    with torch.no_grad():
+        read = torch.cat([net(grey28(x)).argmax(1) for x in data.x.split(1000)])
     return read.eq(data.y.cpu()).double().mean().item()
 
-def train_lenet(
-    data:Images,        # Labelled pictures; the shipped weights are from `load_data('mnist')`
-    epochs=10,          # How often each picture is seen
-    bs:int=32,          # Pictures in a batch
-    lr:float=1e-3,      # Learning rate of Adam
-    seed:int=2714,      # Decides the tenth that is put aside, the first weights and the order
-    progress:bool=True, # Show a bar, with the accuracy on the tenth put aside?
-)->LeNet:               # In eval mode
-    "Train a LeNet on the CPU, on one thread: the same on the same machine. About a minute for MNIST"
+def _train(net, data, aside, epochs, bs, lr, seed, progress):
+    "Adam on cross-entropy, with the accuracy on `aside` in the bar"
     from fastprogress import progress_bar
+    adam = torch.optim.Adam(net.parameters(), lr)
+    per = len(data.x)/bs
+    bar = range(int(epochs*per))
+    if progress:
+        bar = progress_bar(bar)
+    for i, (x, y) in zip(bar, batches(data, bs, seed)):
+        adam.zero_grad()
+        F.cross_entropy(net((x + 1)/2), y).backward()
+        adam.step()
+        if progress and int((i + 1)/per) > int(i/per):
+            bar.comment = f'accuracy {_accuracy(net, aside):.4f}'
+
+def train_lenet(
+    data:Images,        # Labelled images; the shipped weights are from `load_data('mnist')`
+    epochs=10,          # How often each image is seen
+    bs:int=32,          # Images in a batch
+    lr:float=1e-3,      # Learning rate of Adam
+    seed:int=2714,      # Decides the tenth that is held out, the first weights and the order
+    progress:bool=True, # Show a bar, with the accuracy on the tenth held out?
+)->LeNet:               # In eval mode
+    "Train a LeNet on the CPU, on one thread: the same on the same machine. A minute for MNIST"
     data = data._replace(x=data.x.cpu(), y=data.y.cpu())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -38,30 +53,30 @@ def train_lenet(
             torch.manual_seed(seed)
             net = LeNet()
         rest, aside = hold_out(data, .1, seed)
-        adam, per = torch.optim.Adam(net.parameters(), lr), len(rest.x)/bs
-        bar = progress_bar(range(int(epochs*per))) if progress else range(int(epochs*per))
-        for i, (x, y) in zip(bar, batches(rest, bs, seed)):
-            adam.zero_grad()
-            F.cross_entropy(net((x + 1)/2), y).backward()
-            adam.step()
-            if progress and int((i + 1)/per) > int(i/per): bar.comment = f'accuracy {_accuracy(net, aside):.4f}'
-    finally: torch.set_num_threads(threads)
+        _train(net, rest, aside, epochs, bs, lr, seed, progress)
+    finally:
+        torch.set_num_threads(threads)
     return net.eval()
 
 # %% ../../nbs/apps/instrument.ipynb #79a30a7c
 def make_reference(
-    fname,          # Where to write, a name that ends in .safetensors
-    root=None,      # Where MNIST is, as for `load_data`
-    net=None,       # A trained `LeNet`; None trains one, which takes a minute
+    fname,              # Where to write, a name that ends in .safetensors
+    root=None,          # Where MNIST is, as for `load_data`
+    net=None,           # A trained `LeNet`; None trains one, which takes a minute
     progress:bool=True, # Show a bar?
-)->str:             # SHA-256 of the file
-    "Make an instrument from nothing: train the LeNet, measure MNIST's two parts and the digits, write the file"
-    sets = {(name, part): load_data(name, part, root=root) for name in ('mnist', 'digits') for part in ('train', 'test')}
-    net = net or train_lenet(sets['mnist', 'train'], progress=progress)
+)->str:                 # SHA-256 of the file
+    "Train the LeNet, measure the two parts of MNIST and the digits, and write the file"
+    sets = {(name, part): load_data(name, part, root=root)
+            for name in ('mnist', 'digits') for part in ('train', 'test')}
+    if net is None:
+        net = train_lenet(sets['mnist', 'train'], progress=progress)
     def see(images): return in_batches(images, 1000, net.features).detach()
-    pairs = {'mnist-test': ('mnist', 'test', 'train'), 'mnist-train': ('mnist', 'train', 'test'), 'digits': ('digits', 'test', 'train')}
-    made = [calibrate(name, sets[s, part], sets[s, other], see) for name, (s, part, other) in pairs.items()]
-    kept = {r.name: dict(mean=r.stats.mean, cov=r.stats.cov, n=r.stats.n, noise=r.noise, floor=r.floor, rows=r.rows.half())
-            for r in made}
+    kept = {}
+    for name, of, part, other in (('mnist-test', 'mnist', 'test', 'train'),
+                                  ('mnist-train', 'mnist', 'train', 'test'),
+                                  ('digits', 'digits', 'test', 'train')):
+        r = calibrate(name, sets[of, part], sets[of, other], see)
+        kept[name] = dict(mean=r.stats.mean, cov=r.stats.cov, n=r.stats.n, noise=r.noise,
+                          floor=r.floor, rows=r.rows.half())
     save_state(fname, dict(lenet=dict(net.state_dict()), references=kept))
     return hashlib.sha256(Path(fname).read_bytes()).hexdigest()
