@@ -47,13 +47,16 @@ def _controls(W, model):
     seed = wide(W.IntSlider, 'seed', 'the noise to begin with', min=0, max=999)
     calls = wide(W.IntSlider, 'calls', 'evaluations of the denoiser',
                  value=min(20, T), min=2, max=min(100, T))
-    sampler = wide(W.Dropdown, 'sampler', 'how to get from noise to an image', options=list(_samplers))
+    sampler = wide(W.Dropdown, 'sampler', 'how to step from noise to an image',
+                   options=list(_samplers))
     eta = wide(W.FloatSlider, 'eta', 'share of new noise in a step of dpmpp or ddim',
                value=1, min=0, max=1, step=.05)
-    label = wide(W.Dropdown, 'label', 'what to draw', options=labels, value=labels[-1][1], disabled=none)
+    label = wide(W.Dropdown, 'label', 'what to draw', options=labels,
+                 value=labels[-1][1], disabled=none)
     w = wide(W.FloatSlider, 'guidance', '0 is unconditional, 1 conditional',
              value=3, min=0, max=10, step=.5, disabled=none)
-    middle = W.Checkbox(True, description='guided only at 20 to 60 degrees', indent=False, disabled=none)
+    words = 'guided only at 20 to 60 degrees'
+    middle = W.Checkbox(True, description=words, indent=False, disabled=none)
     return dict(seed=seed, calls=calls, sampler=sampler, eta=eta, label=label, w=w, middle=middle)
 
 # %% ../../nbs/apps/playground.ipynb #260e018f

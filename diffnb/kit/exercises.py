@@ -6,8 +6,10 @@
 __all__ = ['judges', 'exercise', 'judge', 'checker', 'near']
 
 # %% ../../nbs/kit/exercises.ipynb #d62c10a3
+import math
 import numbers
 import torch
+from collections import namedtuple
 
 # %% ../../nbs/kit/exercises.ipynb #64eebd54
 judges = {} # (lesson, number) -> a function from an answer to None (right) or a hint
@@ -47,3 +49,31 @@ def near(answer, value, tolerance):
     "Whether an answer is one number within `tolerance` of `value`"
     if isinstance(answer, bool) or not isinstance(answer, (numbers.Real, torch.Tensor)): return False
     return abs(float(answer) - value) <= tolerance
+
+# %% ../../nbs/kit/exercises.ipynb #b3049284
+@exercise('trajectories', 1)
+def _(answer):
+    if near(answer, 1, 0): return None
+    if near(answer, 12, 0): return 'What is random in a step of DDIM?'
+    return 'All branches start from the same mixture. Where could they part?'
+
+@exercise('trajectories', 2)
+def _(answer):
+    if not isinstance(answer, dict) or len(answer) < 3:
+        return 'Give the dict {name: steps} with three trajectories, one for each w.'
+    walks = list(answer.values())
+    if not all(isinstance(walk, list) for walk in walks): return 'Keep the steps: list(ddim(...)).'
+    if not all(walk[0].x.equal(walks[0][0].x) for walk in walks):
+        return 'They start from different noise, so their images cannot be compared.'
+    if any(a[-1].x.equal(b[-1].x) for a, b in zip(walks, walks[1:])):
+        return 'Two of them end on the same images: did w reach the denoiser?'
+
+@exercise('trajectories', 3)
+def _(answer):
+    Guess = namedtuple('Guess', 'x0 eps')
+    def denoise(x, phi): return Guess(torch.zeros_like(x), x/torch.sin(torch.as_tensor(phi)))
+    steps = list(answer(denoise, torch.ones(1, 1, 2, 2), torch.tensor([1.5, 1., 0.])))
+    whole = math.sin(1.)/math.sin(1.5)
+    second = float(steps[1].x.mean())
+    if near(second, whole, 1e-3): return 'This is DDIM: all of the noise is mixed in again.'
+    if not near(second, whole/2, 1e-3): return 'Only the noise of the guess is halved, not its image.'

@@ -43,7 +43,8 @@ _look = """
 """
 _names = """
 const box = this.closest('.diffnb-scrubber'); if (box) {
-  const name = (what, words) => box.querySelectorAll(what).forEach((o, i) => o.ariaLabel = words[i]);
+  const name = (what, words) =>
+    box.querySelectorAll(what).forEach((o, i) => o.ariaLabel = words[i]);
   name('.widget-play button', ['Play or pause', 'Back to the start', 'Play for ever']);
   box.querySelectorAll('.widget-play button').forEach(o => o.title = o.ariaLabel);
   name('.noUi-handle', ['Step of the walk', 'Milliseconds a frame']);
@@ -122,7 +123,8 @@ def _rows(reel):
     size = sum(map(len, rows))
     if size > 40e6:
         raise ValueError(f'this slider would send {size/1e6:.0f} MB to the browser: show fewer '
-                         f'images (items=), fewer frames (n={len(rows)}), or write a film with save_gif')
+                         f'images (items=), fewer frames (n={len(rows)}), or write a film '
+                         'with save_gif')
     return [f'<div class="diffnb-walks">{row}</div>' for row in rows]
 
 def _opening(reel, at):
@@ -245,12 +247,14 @@ def _safe(data):
 
 def _write_page(reel, title, ms):
     "The page as text"
-    walks = [{i: _step_data(name, s) for i, s in shots.items()} for name, shots in reel.shots.items()]
+    walks = [{i: _step_data(name, s) for i, s in shots.items()}
+             for name, shots in reel.shots.items()]
     shown = zip(reel.shots.items(), reel.frames[-1])
     figures = ''.join(_figure(name, shots[i], reel.scale) for (name, shots), i in shown)
     return _page.format(
         title=html.escape(title), style=_look + _page_look, ms=ms, last=len(reel.frames) - 1,
-        figures=figures.replace(html.escape(_names), ''), note=reel.note + '. ' if reel.note else '',
+        figures=figures.replace(html.escape(_names), ''),
+        note=reel.note + '. ' if reel.note else '',
         walks=_safe(walks), frames=_safe(reel.frames), script=_page_script)
 
 # %% ../../nbs/kit/scrubber.ipynb #009dd358
