@@ -65,7 +65,7 @@ def conditioned(
     model,        # A denoiser of any kind
     cond=None,    # A label or its name, a list, a tensor, or pictures; None: nothing
     w=None,       # Guidance, as in `guide`; None: for labels 3, at 20 to 60 degrees; for pictures 1
-    clip=True,    # Cut off what no image can be: True, 'dynamic' (lower the contrast first) or False
+    clip=True,    # Cut off what no image can be; 'dynamic': lower the contrast first; False: leave it
     rescale=0.,   # As in `guide`
 )->Wrapped:       # What to hand to a sampler
     "The model, guided and clipped. Raises `ValueError` for guidance without labels"

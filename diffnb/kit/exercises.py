@@ -76,4 +76,5 @@ def _(answer):
     whole = math.sin(1.)/math.sin(1.5)
     second = float(steps[1].x.mean())
     if near(second, whole, 1e-3): return 'This is DDIM: all of the noise is mixed in again.'
-    if not near(second, whole/2, 1e-3): return 'Only the noise of the guess is halved, not its image.'
+    if not near(second, whole/2, 1e-3):
+        return 'Only the noise of the guess is halved, not its image.'
