@@ -42,7 +42,7 @@ def nan(x, phi): return Guess(x*math.nan, x)
     (lambda m: generate(PLAIN, 4, shape=(2,)), 'clip=False'),
     (lambda m: generate(partial(m, cond=3), 4, shape=(1, 28, 28)), 'partial hides'),
     (lambda m: generate(m, 4, sampler=dpmpp, churn=40), 'no setting churn'),
-    (lambda m: generate(ideal(PIXELS), 4, 3, shape=(1, 16, 16)), 'takes no cond'),
+    (lambda m: generate(ideal(PIXELS), 4, 3, shape=(1, 16, 16)), 'knows no labels'),
     (lambda m: generate(nan, 4, shape=(1, 8, 8), progress=False), 'not finite'),
     (lambda m: generate(m, 4, 'cat'), 'knows no names'),
     (lambda m: sample_batches(m, 4, rank=2, world=2), 'rank=2'),
