@@ -1,6 +1,7 @@
 """JupyterLab and Chromium, driven from Python: for the browser test, for benchmarks/scrubber.py, and by hand.
 
-python tests/lab.py nbs/*.ipynb     run notebooks top to bottom in JupyterLab as a reader would; --shots FOLDER keeps a picture of every page
+python tests/lab.py nbs/*.ipynb nbs/kit/*.ipynb     run notebooks top to bottom in JupyterLab as a
+reader would; --shots FOLDER keeps a picture of every page. The server's folder mirrors nbs/.
 """
 import argparse
 import contextlib
@@ -23,6 +24,13 @@ settings = {'apputils-extension/notification': dict(fetchNews='false', checkForU
             'notebook-extension/tracker': dict(windowingMode='none')}           # every cell is in the page, seen or not
 
 
+def name_of(notebook):
+    "A notebook's path below nbs/, such as 'kit/scrubber.ipynb'; just its name where it lies elsewhere"
+    path = Path(notebook).resolve()
+    below = path.relative_to(root/'nbs') if path.is_relative_to(root/'nbs') else Path(path.name)
+    return below.as_posix()
+
+
 class Lab:
     "A JupyterLab server with a HOME and a folder of its own, on a port of its own; `with Lab(notebooks) as lab:` ends it again"
     def __init__(self, notebooks=(), theme='JupyterLab Light', env=None):
@@ -31,7 +39,7 @@ class Lab:
         self.nbs.mkdir(parents=True)
         if (root/'results').is_dir(): shutil.copytree(root/'results', self.folder/'work'/'results')
         if (root/'settings.ini').is_file(): shutil.copy(root/'settings.ini', self.folder/'work')        # the last cell of each notebook exports
-        for f in notebooks: shutil.copy(f, self.nbs)
+        for f in notebooks: self.add(f)
         for name, value in {**settings, 'apputils-extension/themes': dict(theme=theme)}.items():
             package, _, plugin = name.partition('/')
             f = self.folder/'home/.jupyter/lab/user-settings/@jupyterlab'/package/f'{plugin}.jupyterlab-settings'
@@ -44,6 +52,13 @@ class Lab:
         import jupyterlab_widgets
         share = Path(jupyterlab_widgets.__file__).parents[4]/'share'/'jupyter'          # the page's half of ipywidgets, also where environments are stacked
         self.env['JUPYTER_PATH'] = os.pathsep.join([str(share), self.env.get('JUPYTER_PATH', '')]).rstrip(os.pathsep)
+
+    def add(self, notebook):
+        "Copy a notebook into the folder that it has in nbs/; the name under which JupyterLab knows it"
+        name = name_of(notebook)
+        (self.nbs/name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(notebook, self.nbs/name)
+        return name
 
     def __enter__(self):
         self.log = open(self.folder/'log', 'w')
@@ -95,7 +110,8 @@ class Lab:
             const error = find('[data-mime-type="application/vnd.jupyter.error"], ' + here + '[data-mime-type="application/vnd.jupyter.stderr"]').map(e => e.innerText)
                 .find(s => /Traceback \\(most recent call last\\)|^\\w*(Error|Exception|Interrupt): /m.test(s))
             if (error) return {error}
-            const cells = find('.jp-CodeCell').filter(c => c.querySelector('.cm-content').innerText.trim())
+            const text = c => c.querySelector('.cm-content')                     // none where a cell is folded
+            const cells = find('.jp-CodeCell').filter(c => text(c) && text(c).innerText.trim())
             return cells.length && cells.every(c => /^\\[\\d+\\]/.test(c.querySelector('.jp-InputPrompt').innerText)) && {error: ''} }''', timeout=seconds*1000, polling=200)
         return done.json_value()['error'][-1500:]
 
@@ -151,10 +167,10 @@ def main():
     with Lab(a.notebooks, theme='JupyterLab Dark' if a.dark else 'JupyterLab Light') as lab, browser() as b:
         for f in a.notebooks:
             page, start = b.new_page(viewport=dict(width=1200, height=1400)), time.time()
-            lab.open(page, f.name)
+            lab.open(page, name_of(f))
             error = ('' if a.stored else lab.run_all(page)) or broken(page)
             bad += bool(error)
-            print(f'{f.name}: {"FAILED" if error else "ok"}, {time.time() - start:.0f} s, {page.locator(".jp-OutputArea img").count()} pictures {error}', flush=True)
+            print(f'{name_of(f)}: {"FAILED" if error else "ok"}, {time.time() - start:.0f} s, {page.locator(".jp-OutputArea img").count()} pictures {error}', flush=True)
             if a.shots:
                 a.shots.mkdir(parents=True, exist_ok=True)
                 page.keyboard.press('Control+b')
@@ -163,7 +179,8 @@ def main():
                 for i, top in enumerate(range(0, tall, 1250)):
                     page.evaluate("y => document.querySelector('.jp-WindowedPanel-outer').scrollTop = y", top)
                     time.sleep(.4)
-                    page.screenshot(path=a.shots/f'{f.stem}-{i:02}.png')
+                    name = name_of(f).removesuffix('.ipynb').replace('/', '-')
+                    page.screenshot(path=a.shots/f'{name}-{i:02}.png')
             lab.end_kernels()
             page.close()
     print(f'{len(a.notebooks) - bad} passed, {bad} failed')

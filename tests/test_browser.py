@@ -16,7 +16,8 @@ import torch
 
 root = driver.root
 slow = re.compile(r'^#\|\s*(eval:\s*false|slow|peers)\b', re.M)
-extra = {'06_trajectories.ipynb': ["broken = slider(walk, items=4)\nbroken.links[1].unlink()\nbroken.add_class('cut-link')\nbroken"]}   # for the test of the test
+cut = "broken = slider(steps, items=4)\nbroken.links[1].unlink()\nbroken.add_class('cut-link')\nbroken"
+extra = {'06_trajectories.ipynb': [cut]}                                       # for the test of the test
 
 
 def missing():
@@ -133,6 +134,7 @@ def run(lab, chromium, name):
         c.get('outputs', []).clear()                                         # what is seen was made here
         if c['cell_type'] == 'code' and slow.search(''.join(c['source'])): c['source'] = '# takes long: not in the tests'
     nb['cells'] += [dict(cell_type='code', id=f'extra{i}', metadata={}, execution_count=None, outputs=[], source=s) for i, s in enumerate(extra.get(name, []))]
+    (lab.nbs/name).parent.mkdir(parents=True, exist_ok=True)
     (lab.nbs/name).write_text(json.dumps(nb), encoding='utf-8')
     page = chromium.new_page(viewport=dict(width=1300, height=1000))
     lab.open(page, name)
@@ -142,7 +144,7 @@ def run(lab, chromium, name):
     return page
 
 
-@pytest.mark.parametrize('name', ['06_trajectories.ipynb', '12_guidance.ipynb'])
+@pytest.mark.parametrize('name', ['06_trajectories.ipynb', 'kit/scrubber.ipynb'])
 def test_the_slider_moves_in_jupyterlab_and_goes_on_when_the_kernel_is_gone(lab, chromium, name):
     page = run(lab, chromium, name)
     found = scrubbers(page)
@@ -165,7 +167,7 @@ def test_the_slider_moves_in_jupyterlab_and_goes_on_when_the_kernel_is_gone(lab,
 
 
 def test_the_playground_draws_and_its_slider_moves(lab, chromium):
-    name = 'apps/generation.ipynb'
+    name = 'apps/playground.ipynb'
     page = run(lab, chromium, name)
     out = page.locator('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output:has(.widget-button:has-text("draw"))').first
     new = out.locator('.diffnb-scrubber:not(.seen-before)')
