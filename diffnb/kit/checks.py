@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['whole', 'as_labels', 'as_text', 'warn_caller', 'warn_unless_noise', 'check_seeds', 'as_python', 'check_whole',
-           'as_real', 'check_rate', 'classes_of', 'condition', 'expand_cond']
+           'as_real', 'check_rate', 'classes_of', 'check_takes_labels', 'check_labels', 'condition', 'expand_cond']
 
 # %% ../../nbs/kit/checks.ipynb #6b2669bf
 import inspect
@@ -218,6 +218,123 @@ def check_rate(name, rate, least=0., above=False):
     if not fine: raise ValueError(f'{name}={rate!r}: give a number {"above" if above else "of at least"} {least:g}')
     return rate
 
+# %% ../../nbs/kit/checks.ipynb #32123d3d
+def check_images(x):
+    "Square images `(N, C, S, S)`, bytes or floats in [-1, 1], on the CPU"
+    if not isinstance(x, Tensor):
+        raise ValueError(f'cannot measure a {type(x).__name__}: '
+                         'give Images or a tensor (N, C, S, S)')
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or x.shape[2] != x.shape[3] or not x.numel():
+        raise ValueError(f'images of shape {tuple(x.shape)}: '
+                         'give (N, C, S, S), square, with C 1 or 3; '
+                         'diffnb.data.to_size cuts a square out of others')
+    x = x.detach().cpu()
+    if x.dtype == torch.uint8:
+        return x
+    if not x.is_floating_point():
+        raise ValueError(f'images are {x.dtype}: give uint8 (0 to 255), or float in [-1, 1]')
+    if not x.isfinite().all():
+        bad = (~x.isfinite()).flatten(1).any(1).sum()
+        raise ValueError(f'{bad} of {len(x)} images hold NaN or infinity: '
+                         'find out where it comes from')
+    lo, hi = x.min().item(), x.max().item()
+    if lo < -1.001 or hi > 1.001:
+        raise ValueError(f'values from {lo:.4g} to {hi:.4g}: images are in [-1, 1]. '
+                         'Cut off with x.clamp(-1, 1); if they are in [0, 255], give .byte()')
+    if lo >= 0:
+        warn_caller(f'no value below 0 (from {lo:.3g} to {hi:.3g}): are these images in [0, 1]? '
+                    'They must be in [-1, 1]: give 2*x - 1')
+    return x
+
+def check_rows(f):
+    "Features `(N, D)`, float64 and finite"
+    if f.ndim != 2 or not len(f):
+        raise ValueError(f'features of shape {tuple(f.shape)}: give (N, D), a row for each image')
+    if not f.isfinite().all():
+        raise ValueError('features hold NaN or infinity: look at the images, '
+                         'or at the network that made the features')
+    return f
+
+def check_weights(w, f):
+    "How often each row of features counts, at least twice in all: their sum"
+    if w is not None and w.shape != f.shape[:1]:
+        raise ValueError(f'weights of shape {tuple(w.shape)}: give one for each of {len(f)} rows')
+    n = len(f) if w is None else w.sum().item()
+    if not n >= 2:
+        raise ValueError(f'features of shape {tuple(f.shape)}, counted {n:g} times: '
+                         'give (N, D) with N at least 2')
+    return n
+
+def check_gaussians(m1, c1, m2, c2):
+    "Two means `(D,)` and two covariances `(D, D)`, finite"
+    shapes = [tuple(t.shape) for t in (m1, c1, m2, c2)]
+    size = shapes[0][-1] if shapes[0] else 0
+    if shapes != [(size,), (size, size)]*2:
+        raise ValueError(f'means and covariances of shapes {shapes}: '
+                         'give (D,), (D, D), (D,), (D, D)')
+    if not all(t.isfinite().all() for t in (m1, c1, m2, c2)):
+        raise ValueError('a mean or covariance is not finite: look for NaN in the features')
+
+def check_more(f, size):
+    "More images than there are features, and as many features as in the reference"
+    if f.shape[1] != size:
+        raise ValueError(f'features of shape {tuple(f.shape)} for a reference of {size} features')
+    if len(f) <= size:
+        raise ValueError(f'{len(f)} images are too few for a covariance of {size} features: '
+                         f'give at least {size + 1}, better 10,000')
+
+def check_enough_real(f):
+    "More real images than there are features"
+    if len(f) <= f.shape[1]:
+        raise ValueError(f'{len(f)} reference images for {f.shape[1]} features: '
+                         'give more images than features')
+
+def check_each_at_least(images, real, least, why=''):
+    "Enough generated and real images"
+    if min(len(images), len(real)) < least:
+        raise ValueError(f'{len(images)} images and {len(real)} real ones: '
+                         f'give at least {least} of each{why}')
+
+def check_instrument(fname, found, sha):
+    "The SHA-256 of a file is the one that it must have"
+    if sha is not None and found != sha:
+        raise ValueError(f'{fname} was changed: its SHA-256 is {found[:16]}..., '
+                         f'that of fld-1 is {sha[:16]}.... What it measures cannot be compared '
+                         'with what others measure. Restore it: '
+                         'pip install --force-reinstall diffnb, or git checkout')
+
+def read_instrument(fname):
+    "The bytes of a file that comes with the package"
+    try:
+        return fname.read_bytes()
+    except OSError as e:
+        raise ValueError(f'{fname} cannot be read ({e.strerror}): '
+                         'it comes with diffnb, install that anew') from None
+
+def check_reference(name, known, own):
+    "The name of a stored reference, without settings that need the images themselves"
+    if name not in known:
+        raise ValueError(f'reference {name!r}: choose one of {", ".join(known)}, or give images')
+    if own:
+        raise ValueError(f'{name} is stored as features of the LeNet, with its floor: '
+                         'with features= or real=, give the real images themselves')
+
+def check_same_reference(a, b):
+    "Two references that are one"
+    if (a.name, a.hash) != (b.name, b.hash):
+        raise ValueError(f'one score is against {a.name} {a.hash}, the other against '
+                         f'{b.name} {b.hash}: measure both against the same reference')
+
+def check_digits(y, n):
+    "Labels of n pictures of digits, int64"
+    if y is None:
+        raise ValueError('no labels: say with labels= which digit each picture should be')
+    y = as_labels(y, n, 'per_class')
+    if not 0 <= y.min() <= y.max() <= 9:
+        raise ValueError(f'labels from {y.min()} to {y.max()}: '
+                         'give a digit from 0 to 9 for each picture')
+    return y
+
 # %% ../../nbs/kit/checks.ipynb #7a74a102
 def classes_of(
     model, # A denoiser of any kind
@@ -225,58 +342,281 @@ def classes_of(
     "The number of classes of a denoiser: its own `classes`"
     return getattr(model, 'classes', None)
 
-def _labels(cond, classes):
+def _class_numbers(cond, classes):
     "Whole numbers of any kind as an int64 tensor (1,) or (B,)"
-    y = cond.reshape(-1) if cond.ndim == 0 or cond.ndim == 2 and cond.shape[1] == 1 else cond
-    if y.ndim != 1 or y.dtype == torch.bool or not len(y): raise ValueError(f'cond has shape {tuple(cond.shape)} and is {cond.dtype}: give one label, or one for each item, whole numbers')
-    if classes == 0: raise ValueError('this model knows no labels: make its network with classes=, and train it with label_dropout=.1; an oracle that does is labelled(data, y)')
+    y = cond
+    if cond.ndim == 0 or cond.ndim == 2 and cond.shape[1] == 1:
+        y = cond.reshape(-1)
+    if y.ndim != 1 or y.dtype == torch.bool or not len(y):
+        raise ValueError(f'cond has shape {tuple(cond.shape)} and is {cond.dtype}: '
+                         'give one label, or one for each item, whole numbers')
+    if classes == 0:
+        raise ValueError('this model knows no labels: make its network with classes=, and train it '
+                         'with label_dropout=.1; an oracle that does is labelled(data, y)')
     y = y.long()
     bad = y[(y < -1) | (y >= (math.inf if classes is None else classes))]
-    if len(bad): raise ValueError(f'label {bad[0].item()} is not one of the {classes or ""} classes: labels go from 0 to {classes - 1 if classes else "classes - 1"}, and -1 is "no label"')
+    if len(bad):
+        raise ValueError(f'label {bad[0].item()} is not one of the {classes or ""} classes: labels '
+                         f'go from 0 to {classes - 1 if classes else "classes - 1"}, '
+                         'and -1 is "no label"')
     return y
 
-def condition(
-    model,    # Who will be told: its number of classes is looked up
-    cond,     # A label, a list of labels, a tensor of them `(B,)`; or pictures, floating point `(B, C, H, W)`, or one `(1, C, H, W)`
-)->Tensor:    # int64 `(1,)` or `(B,)`; or the pictures
-    "What a model is told, checked. Raises `ValueError`, naming what is wrong and the remedy"
-    try: t = torch.as_tensor(cond)
-    except (TypeError, ValueError, RuntimeError): raise ValueError(f'cond={cond!r:.60}: give a label, a list of labels, or a tensor') from None
+def check_takes_labels(denoise):
+    "A denoiser that takes a third argument, and has no labels yet"
     try:
-        inspect.signature(model).bind(None, None, None)
-        if getattr(model, 'bound', False): raise TypeError
-    except TypeError: raise ValueError(f'{model!r:.80} takes no cond, or has one already: bind labels to the model itself, once') from None
-    except ValueError: pass
-    if not t.is_floating_point() and t.ndim != 4: return _labels(t, classes_of(model))
-    if t.ndim != 4 or not t.is_floating_point(): raise ValueError(f'cond has shape {tuple(t.shape)} and is {t.dtype}: labels are whole numbers (B,), pictures floating point (B, C, H, W)')
-    if not t.isfinite().all(): raise ValueError('cond holds NaN or infinity: repair the pictures first')
-    return t
+        inspect.signature(denoise).bind(None, None, None)
+        takes = not getattr(denoise, 'bound', False)
+    except TypeError:
+        takes = False
+    except ValueError:          # no signature to look at
+        takes = True
+    if not takes:
+        raise ValueError(f'{denoise!r:.80} takes no cond, or has one already: '
+                         'bind labels to the model itself, once')
+
+def check_labels(
+    cond,    # A label, a list, a tensor `(B,)`; or pictures, floating point `(B, C, H, W)`
+    denoise, # The denoiser that they are for
+)->Tensor:   # int64 `(1,)` or `(B,)`; or the pictures
+    "Labels or pictures that a denoiser can be conditioned on"
+    try:
+        given = torch.as_tensor(cond)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f'cond={cond!r:.60}: '
+                         'give a label, a list of labels, or a tensor') from None
+    check_takes_labels(denoise)
+    if not given.is_floating_point() and given.ndim != 4:
+        return _class_numbers(given, classes_of(denoise))
+    if given.ndim != 4 or not given.is_floating_point():
+        raise ValueError(f'cond has shape {tuple(given.shape)} and is {given.dtype}: labels are '
+                         'whole numbers (B,), pictures floating point (B, C, H, W)')
+    if not given.isfinite().all():
+        raise ValueError('cond holds NaN or infinity: repair the pictures first')
+    return given
+
+def condition(model, cond):
+    "`check_labels` with its arguments in the old order"
+    return check_labels(cond, model)
 
 def expand_cond(cond, x):
-    "One for each item of the batch, where the batch is"
-    if len(cond) not in (1, len(x)): raise ValueError(f'{len(cond)} conditions for a batch of {len(x)}: give one for all, or one for each')
+    "One for each item of the batch, where the batch is; None stays None"
+    if cond is None:
+        return None
+    if len(cond) not in (1, len(x)):
+        raise ValueError(f'{len(cond)} conditions for a batch of {len(x)}: '
+                         'give one for all, or one for each')
     return cond.to(x.device).expand(len(x), *cond.shape[1:])
+
+# %% ../../nbs/kit/checks.ipynb #a0116303
+def check_denoiser(denoise):
+    "Something that can be called"
+    if not callable(denoise):
+        raise ValueError(f'{denoise!r:.60} is no denoiser: give a callable (x, phi) -> Guess')
+    return denoise
+
+def check_unbound(denoise, cond):
+    "No second label for a denoiser that has one"
+    if cond is not None and getattr(denoise, 'bound', False):
+        raise ValueError('this denoiser has its label already: '
+                         'hand a new one to `given` or `guide` around the model itself')
+
+def check_function(f, name, what):
+    "Something that can be called, of which `what` says what it should be"
+    if not callable(f):
+        raise ValueError(f'{name}={f!r:.60}: give {what}')
+
+def check_amount(w, x, name):
+    "A weight, or one for each item of x (None: not known yet): float64 on the CPU, finite"
+    try:
+        if isinstance(w, (bool, str)):
+            raise TypeError
+        if isinstance(w, Tensor):
+            w = w.cpu().double()
+        w = torch.as_tensor(w, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f'{name}={w!r:.60}: give a number, one per item, '
+                         'or a function of the angle') from None
+    if not w.isfinite().all():
+        raise ValueError(f'{name}={w.tolist()}: give finite numbers')
+    if w.ndim and (w.ndim != 1 if x is None else w.shape != x.shape[:1]):
+        batch = '' if x is None else f' for a batch of {len(x)}'
+        raise ValueError(f'{name} has shape {tuple(w.shape)}{batch}: '
+                         'give one number, or one per item')
+    return w
+
+def check_interval(lo, hi):
+    "Two angles, the smaller first"
+    if not 0 <= lo < hi <= math.pi/2 + 1e-6:
+        raise ValueError(f'lo={lo}, hi={hi}: give angles in radians with 0 <= lo < hi <= pi/2; '
+                         'math.radians turns degrees into them')
+
+def check_rescale(rescale):
+    "A share from 0 to 1"
+    if not 0 <= rescale <= 1:
+        raise ValueError(f'rescale={rescale}: a share lies between 0 and 1')
+
+def check_has_contrast(x):
+    "Images, and no points"
+    if x.ndim < 3:
+        raise ValueError('rescale is about the contrast of images; leave it 0 for points')
+
+def check_fixed(fixed, x):
+    "What a `fix` returned has the shape of what it was given"
+    if not isinstance(fixed, Tensor) or fixed.shape != x.shape:
+        found = tuple(fixed.shape) if isinstance(fixed, Tensor) else type(fixed).__name__
+        raise ValueError(f'fix returned {found} for x0 of shape {tuple(x.shape)}: '
+                         'it must keep the shape')
+    return fixed
+
+def as_limits(limits):
+    "(lo, hi) as tensors, without looking at their values"
+    try:
+        lo, hi = (torch.as_tensor(t) for t in limits)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f'limits={limits!r:.60}: '
+                         'give a model, or two numbers such as (-1, 1)') from None
+    return lo, hi
+
+def check_limits(lo, hi):
+    "The lower limit is below the upper one"
+    if not (lo < hi).all():
+        raise ValueError(f'limits {lo.tolist()} and {hi.tolist()}: '
+                         'the first must be below the second')
+
+def check_quantile(q):
+    "A share of the pixels"
+    if not 0 < q <= 1:
+        raise ValueError(f'q={q}: the share of pixels that shall fit lies above 0 and is at most 1')
+
+def check_losses(each, x):
+    "One number for each item, with a gradient"
+    if not isinstance(each, Tensor) or each.shape != x.shape[:1]:
+        raise ValueError(f'the loss has shape {tuple(getattr(each, "shape", ()))} for a batch of '
+                         f'{len(x)}: give one number per item, such as err.flatten(1).sum(1)')
+    if not each.requires_grad:
+        raise ValueError('the loss has no gradient: is something in it, or in the denoiser, '
+                         'rounded, detached or under no_grad?')
+    return each
 
 # %% ../../nbs/kit/checks.ipynb #2d4f961f
 def check_pictures(y, what):
-    "A picture that was handed over, or a batch of them. Raises ValueError for what no walk could have made"
+    "A picture that was handed over, or a batch of them, as a sampler sees them"
     if not isinstance(y, Tensor) or not y.is_floating_point():
-        raise ValueError(f'{what} is {getattr(y, "dtype", type(y).__name__)}: give floating point as the walk sees it; to_float turns bytes into [-1, 1]')
-    if not y.numel() or not y.isfinite().all(): raise ValueError(f'{what} of shape {tuple(y.shape)} is empty or holds NaN or infinity: fill in a number, such as 0, where nothing is known')
-    if y.ndim > 2 and y.abs().max() > 30: raise ValueError(f'{what} goes from {y.min():.4g} to {y.max():.4g}: pictures are near [-1, 1]; to_float turns bytes into that')
+        raise ValueError(f'{what} is {getattr(y, "dtype", type(y).__name__)}: give floating point '
+                         'as the walk sees it; to_float turns bytes into [-1, 1]')
+    if not y.numel() or not y.isfinite().all():
+        raise ValueError(f'{what} of shape {tuple(y.shape)} is empty or holds NaN or infinity: '
+                         'fill in a number, such as 0, where nothing is known')
+    if y.ndim > 2 and y.abs().max() > 30:
+        raise ValueError(f'{what} goes from {y.min():.4g} to {y.max():.4g}: '
+                         'pictures are near [-1, 1]; to_float turns bytes into that')
     return y
 
 def check_partner(y, like, what):
-    "`y` as a partner of `like`: one picture for all, or one each. Raises ValueError where device or shape do not fit"
-    if y.device != like.device: raise ValueError(f'{what} is on {y.device} and the walk on {like.device}: give {what}.to(x.device)')
+    "`y` as a partner of `like`: one picture for all, or one each, where `like` is"
+    if y.device != like.device:
+        raise ValueError(f'{what} is on {y.device} and the walk on {like.device}: '
+                         f'give {what}.to(x.device)')
     if y.shape not in (like.shape, like.shape[1:], like[:1].shape):
-        raise ValueError(f'{what} has shape {tuple(y.shape)} and the walk needs {tuple(like.shape)}: give one for each of the {len(like)} items, or one for all')
+        raise ValueError(f'{what} has shape {tuple(y.shape)} and the walk needs '
+                         f'{tuple(like.shape)}: give one for each of the {len(like)} items, '
+                         'or one for all')
     return y.to(like.dtype) if y.is_floating_point() else y
 
 # %% ../../nbs/kit/checks.ipynb #b02be7d4
 def check_mask(mask):
-    "A mask as truth values. Raises ValueError for numbers other than 0 and 1"
-    if not isinstance(mask, Tensor) or not mask.numel(): raise ValueError(f'mask is {type(mask).__name__}: give a tensor that is True where the pixel is known')
+    "A mask as truth values"
+    if not isinstance(mask, Tensor) or not mask.numel():
+        raise ValueError(f'mask is {type(mask).__name__}: '
+                         'give a tensor that is True where the pixel is known')
     if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
-        raise ValueError(f'mask goes from {mask.min():.4g} to {mask.max():.4g}: give True (or 1) where the pixel is known and False elsewhere, such as mask > .5')
+        raise ValueError(f'mask goes from {mask.min():.4g} to {mask.max():.4g}: give True (or 1) '
+                         'where the pixel is known and False elsewhere, such as mask > .5')
     return mask.bool()
+
+def expand_mask(mask, x):
+    "A mask in the shape of x"
+    if mask.device != x.device:
+        raise ValueError(f'mask is on {mask.device} and the walk on {x.device}: '
+                         'give mask.to(x.device)')
+    try:
+        return mask.expand(x.shape)
+    except RuntimeError:
+        raise ValueError(f'mask has shape {tuple(mask.shape)}, which does not broadcast to '
+                         f'{tuple(x.shape)}: give (H, W), or one for each item') from None
+
+def check_falling(angles):
+    "The stops of a path that falls all the way, float64 on the CPU"
+    angles = check_path(angles)
+    if not (angles.diff() < 0).all():
+        raise ValueError('these angles do not fall all the way: '
+                         'give a plain path, such as path(model.schedule, 20)')
+    return angles
+
+def check_renoises(sampler, does):
+    "A sampler that draws noise on the way up"
+    if not does:
+        name = getattr(sampler, '__name__', sampler)
+        raise ValueError(f'{name} draws no noise on the way up: it would '
+                         'walk back to where it came from and decide nothing anew. Take ddpm, or '
+                         'partial(ddim, eta=1.); settings are given with partial, not lambda')
+
+def check_divides(k, x):
+    "Pictures whose sides are multiples of k"
+    if x.ndim != 4 or x.shape[2] % k or x.shape[3] % k:
+        raise ValueError(f'x has shape {tuple(x.shape)}: '
+                         f'this takes pictures (B, C, H, W) with sides that are multiples of {k}')
+
+def check_channel_weights(w, weights):
+    "Finite shares of the channels, not all 0"
+    if not (w.isfinite().all() and w.abs().sum() > 0):
+        raise ValueError(f'weights={weights}: '
+                         'give one finite number per channel, not all of them 0')
+
+def check_channels(x, n):
+    "Pictures of n channels"
+    if x.shape[1] != n:
+        raise ValueError(f'x has shape {tuple(x.shape)}: these weights are for {n} channels')
+
+def check_blur(width, limit):
+    "A width in pixels and a share"
+    if not 0 < width < math.inf or not 0 < limit < 1:
+        raise ValueError(f'width={width}, limit={limit}: '
+                         'give a width above 0 in pixels, and a limit between 0 and 1')
+
+def check_trained(angle, lowest, what):
+    "An angle not below the lowest one that a model was trained at"
+    if angle < lowest - 1e-6:
+        raise ValueError(f'{what} {angle:.4g} ({math.degrees(angle):.1f} degrees) is below '
+                         f'{lowest:.4g} ({math.degrees(lowest):.1f} degrees), the lowest angle '
+                         'that the model was trained at: stay above it, with '
+                         'path(model.schedule, n); or train with a schedule that begins lower, such as cosine')
+
+def check_on_path(at, angles):
+    "An angle above the end of a path and not above its beginning"
+    if not angles[-1] < at <= angles[0] + 1e-9:
+        raise ValueError(f'at={at:.4g}: the path goes from {angles[0]:.4g} to {angles[-1]:.4g} '
+                         'radians; math.radians turns degrees into them')
+
+def check_same_shape(a, b):
+    "Two noises of one shape"
+    if a.shape != b.shape:
+        raise ValueError(f'a has shape {tuple(a.shape)} and b {tuple(b.shape)}: they must agree')
+
+def check_directions(u, v):
+    "Two sets of directions, none of which is 0"
+    if not (u.norm(dim=1).min() > 0 and v.norm(dim=1).min() > 0):
+        raise ValueError('a noise of zeros has no direction: give noise, such as randn(shape)')
+
+def check_times(t, n):
+    "A number, or one for each of n items: float64 on the CPU"
+    t = t.cpu().double() if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
+    if t.ndim > 1 or t.ndim and len(t) != n or not t.isfinite().all():
+        raise ValueError(f't={t.tolist()}: give one number, or one for each of the {n} items')
+    return t
+
+def check_not_opposite(angles):
+    "Angles between noises, all below 180 degrees"
+    if angles.max() > math.pi - 1e-6:
+        raise ValueError('a and b are opposite: no way between them is shorter than the others; '
+                         'go by way of a third noise')
