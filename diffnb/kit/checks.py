@@ -219,7 +219,7 @@ def check_rate(name, rate, least=0., above=False):
     return rate
 
 # %% ../../nbs/kit/checks.ipynb #32123d3d
-def check_images(x):
+def check_measurable(x):
     "Square images `(N, C, S, S)`, bytes or floats in [-1, 1], on the CPU"
     if not isinstance(x, Tensor):
         raise ValueError(f'cannot measure a {type(x).__name__}: '
@@ -573,7 +573,7 @@ def check_channel_weights(w, weights):
         raise ValueError(f'weights={weights}: '
                          'give one finite number per channel, not all of them 0')
 
-def check_channels(x, n):
+def check_channel_count(x, n):
     "Pictures of n channels"
     if x.shape[1] != n:
         raise ValueError(f'x has shape {tuple(x.shape)}: these weights are for {n} channels')
@@ -598,7 +598,7 @@ def check_on_path(at, angles):
         raise ValueError(f'at={at:.4g}: the path goes from {angles[0]:.4g} to {angles[-1]:.4g} '
                          'radians; math.radians turns degrees into them')
 
-def check_same_shape(a, b):
+def check_alike(a, b):
     "Two noises of one shape"
     if a.shape != b.shape:
         raise ValueError(f'a has shape {tuple(a.shape)} and b {tuple(b.shape)}: they must agree')
@@ -608,7 +608,7 @@ def check_directions(u, v):
     if not (u.norm(dim=1).min() > 0 and v.norm(dim=1).min() > 0):
         raise ValueError('a noise of zeros has no direction: give noise, such as randn(shape)')
 
-def check_times(t, n):
+def check_shares(t, n):
     "A number, or one for each of n items: float64 on the CPU"
     t = t.cpu().double() if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
     if t.ndim > 1 or t.ndim and len(t) != n or not t.isfinite().all():
