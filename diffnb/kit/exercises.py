@@ -52,9 +52,9 @@ def near(answer, value, tolerance):
 # %% ../../nbs/kit/exercises.ipynb #27c480b1
 @exercise('fld', 1)
 def _(answer):
-    if near(answer, 6, .5): return 'The same cloud, and yet a smaller sample scores more. Why?'
-    if near(answer, 1.9, .3): return 'Not the root: the value is a square, so it falls like 1/n.'
-    if not near(answer, .6, .1): return 'What chance adds falls like 1/n.'
+    if near(answer, 5, .5): return 'The same cloud, and yet a smaller sample scores more. Why?'
+    if near(answer, 1.6, .3): return 'Not the root: the value is a square, so it falls like 1/n.'
+    if not near(answer, .5, .1): return 'What chance adds falls like 1/n.'
 
 @exercise('fld', 2)
 def _(answer):
