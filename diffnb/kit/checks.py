@@ -4,9 +4,12 @@
 
 # %% auto #0
 __all__ = ['whole', 'as_labels', 'as_text', 'warn_caller', 'warn_unless_noise', 'check_seeds', 'as_python', 'check_whole',
-           'as_real', 'check_rate', 'classes_of', 'condition', 'expand_cond']
+           'as_real', 'check_rate', 'stable_seed', 'check_probability', 'check_droppable', 'check_choice',
+           'check_training', 'check_denoiser', 'check_weights', 'check_iterable', 'split_batch', 'split_labels',
+           'Diverged', 'refuse_step', 'classes_of', 'condition', 'expand_cond']
 
 # %% ../../nbs/kit/checks.ipynb #6b2669bf
+import hashlib
 import inspect
 import math
 import numbers
@@ -192,14 +195,15 @@ def check_input(x, weight):
 
 # %% ../../nbs/kit/checks.ipynb #0adb58eb
 def as_python(n):
-    "A whole number of any make as Python's own int; anything else as it is"
+    "A whole number of any type as Python's own int; anything else as it is"
+    if isinstance(n, (bool, np.bool_)): return n
     if isinstance(n, Tensor) and (n.ndim or n.dtype == torch.bool): return n
     try: return operator.index(n)
     except TypeError: return n
 
 # %% ../../nbs/kit/checks.ipynb #d85bdd1f
 def check_whole(least, **given):
-    "Whole numbers of any make as Python's own. Raises ValueError for anything else, or below `least`; None passes"
+    "Whole numbers of any type as Python's own; None passes. Raises ValueError for anything else"
     given = {name: as_python(n) for name, n in given.items()}
     for name, n in given.items():
         if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < least):
@@ -207,16 +211,138 @@ def check_whole(least, **given):
     return given.values()
 
 def as_real(n):
-    "A number of any make as Python's own; anything else as it is"
+    "A number of any type as Python's own; anything else as it is"
     return n.item() if isinstance(n, (Tensor, np.ndarray, np.generic)) and n.ndim == 0 else n
 
 # %% ../../nbs/kit/checks.ipynb #4f3cf3e6
 def check_rate(name, rate, least=0., above=False):
     "Raises ValueError for a number that is not finite, or too small"
     rate = as_real(rate)
-    fine = isinstance(rate, numbers.Real) and math.isfinite(rate) and (rate > least if above else rate >= least)
-    if not fine: raise ValueError(f'{name}={rate!r}: give a number {"above" if above else "of at least"} {least:g}')
+    fine = isinstance(rate, numbers.Real) and math.isfinite(rate)
+    if not fine or rate < least or above and rate == least:
+        raise ValueError(f'{name}={rate!r}: give a number {"above" if above else "of at least"} {least:g}')
     return rate
+
+# %% ../../nbs/kit/checks.ipynb #82592117
+def stable_seed(*parts):
+    "A seed that is a function of the parts, and of nothing else: 5 is 5, whoever made it"
+    parts = tuple(as_python(p) for p in parts)
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, 'little') >> 1
+
+# %% ../../nbs/kit/checks.ipynb #3a2bfdc6
+def check_probability(name, p):
+    "Raises ValueError for what is no probability"
+    if not 0 <= p <= 1: raise ValueError(f'{name}={p}: a probability lies between 0 and 1')
+
+def check_droppable(y):
+    "Labels as a tensor. Raises ValueError for numbers that are no labels"
+    y = torch.as_tensor(y)
+    if y.is_floating_point():
+        raise ValueError('only labels, whole numbers, can be dropped: '
+                         'use label_dropout=0 with other conditions')
+    return y
+
+def check_choice(name, value, table):
+    "Raises ValueError for a key that is not in the table"
+    if value not in table:
+        raise ValueError(f'{name} {value!r} is not known: choose one of {", ".join(table)}')
+
+# %% ../../nbs/kit/checks.ipynb #418227b0
+def check_training(steps, start, lr, lr_end, warmup, clip, label_dropout, perturb, precision):
+    "Raises ValueError, naming the setting and the remedy"
+    if lr is None and (warmup or lr_end is not None):
+        what = f'warmup={warmup}' if warmup else f'lr_end={lr_end}'
+        raise ValueError(f'{what} and lr=None, which leaves the rates of the optimiser as they '
+                         'are: give lr, the highest rate, or leave the other out')
+    if start > steps:
+        raise ValueError(f'start={start}, steps={steps}: `steps` counts the whole run, '
+                         f'the {start} steps taken already too')
+    if not isinstance(clip, numbers.Real) or not clip > 0:
+        raise ValueError(f'clip={clip!r}: give a length above 0 (math.inf never clips)')
+    if lr is not None: check_rate('lr', lr, above=True)
+    if lr_end is not None: check_rate('lr_end', lr_end)
+    check_rate('perturb', perturb)
+    check_probability('label_dropout', label_dropout)
+    if precision not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f'precision {precision!r} is not known: choose None (float32) or '
+                         "torch.bfloat16; `fit` knows 'auto' and 'bf16'")
+
+def check_denoiser(model, kind):
+    "Raises ValueError for a model of another class"
+    if not isinstance(model, kind):
+        raise ValueError(f'a {type(model).__name__} is no {kind.__name__}: '
+                         'train Denoiser(net); wrappers go around the net')
+
+def check_weights(model, opt):
+    "The weights to train. Raises ValueError where there are none, or the optimiser has others"
+    weights = [p for p in model.parameters() if p.requires_grad]
+    if not weights:
+        raise ValueError('every weight of the model is frozen, there is nothing to train: '
+                         'model.requires_grad_(True)')
+    if isinstance(opt, torch.optim.Optimizer):
+        held = {id(p) for group in opt.param_groups for p in group['params']}
+        if not held & {id(p) for p in model.parameters()}:
+            raise ValueError(f'the {type(opt).__name__} holds no weight of this model: '
+                             'make it from model.parameters()')
+    elif not callable(opt):
+        raise ValueError(f'opt {opt!r} is not known here: give a torch optimiser, or a function of '
+                         '(weights, lr); `fit` knows them by name')
+    return weights
+
+def check_iterable(batches):
+    "Raises ValueError for what hands out no batches"
+    goes = hasattr(batches, '__iter__') or hasattr(batches, '__next__')
+    if isinstance(batches, (Tensor, str)) or hasattr(batches, '_fields') or not goes:
+        raise ValueError(f'batches is a {type(batches).__name__}: '
+                         'hand over batches(data, bs), which goes on for ever')
+
+# %% ../../nbs/kit/checks.ipynb #8187746c
+def split_batch(batch, i, shape, accumulate):
+    "(x0, y) of batch i in any of its usual forms. Raises ValueError, saying what is wrong with it"
+    if batch is None:
+        raise ValueError(f'the batches ended before step {i}: give an endless iterator, '
+                         'such as batches(data, bs), or stream(dataset, bs)')
+    if isinstance(batch, dict):
+        raise ValueError(f'batch {i} is a dict of {", ".join(map(str, batch))}: '
+                         "hand over (x0, y), such as ((b['image'], b['label']) for b in loader)")
+    if not isinstance(batch, (tuple, list)): batch = (batch,)
+    if len(batch) not in (1, 2):
+        raise ValueError(f'batch {i} has {len(batch)} parts: hand over x0, (x0,) or (x0, y)')
+    x0, y = (*batch, None)[:2]
+    if not isinstance(x0, Tensor) or x0.ndim < 2:
+        raise ValueError(f'batch {i} is no tensor (B, ...): give an iterator of (x0, y), '
+                         'such as batches(data, bs)')
+    if len(x0) < accumulate:
+        raise ValueError(f'batch {i} has {len(x0)} items, too few for accumulate={accumulate}')
+    if shape is not None and x0.shape[1:] != shape:
+        raise ValueError(f'batch {i} has items of shape {tuple(x0.shape[1:])}, '
+                         f'and the model is for {shape}')
+    return x0, split_labels(y, len(x0), i)
+
+def split_labels(y, n, i):
+    "Labels of a batch as `(B,)` int64, other conditions as a tensor"
+    if y is None: return None
+    try: y = torch.as_tensor(y)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f'batch {i}: labels of type {type(y).__name__}: '
+                         'give whole numbers, one for each item') from None
+    if not y.ndim or len(y) != n: raise ValueError(f'batch {i} has {n} items and {y.numel()} labels')
+    if y.is_floating_point(): return y
+    return (y.flatten() if y.shape == (n, 1) else y).long()
+
+# %% ../../nbs/kit/checks.ipynb #0fcb9bba
+class Diverged(ValueError): "The loss is not finite: the run has to be changed"
+
+def refuse_step(i, items, phi):
+    "Raise `Diverged`, naming the items of step i that are to blame"
+    items, phi = items.cpu(), phi.cpu()
+    bad = (~items.isfinite()).nonzero().flatten()[:5]
+    degrees = torch.rad2deg(phi[bad]).round().int().tolist()
+    where = 'only its gradient is to blame'
+    if len(bad): where = f'items {bad.tolist()} of the batch, at {degrees} degrees'
+    raise Diverged(f'step {i}, batch {i}: the loss is not finite ({where}). It did not change the '
+                   'weights. Look at that batch; a smaller lr, clip=1. or float32 may help')
 
 # %% ../../nbs/kit/checks.ipynb #7a74a102
 def classes_of(
