@@ -31,7 +31,7 @@ from diffnb.fld import kid, nearest, pixels
 from diffnb.kit.pictures import show_images, to_float
 from diffnb.samplers import ddim, dpmpp, last
 from diffnb.schedules import cosine, linear_beta, path
-from diffnb.training import Muon
+from diffnb.apps.optim import Muon
 from diffnb.unet import ResidualUNet
 from diffnb.kit.curves import schedule
 

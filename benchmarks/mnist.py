@@ -29,7 +29,8 @@ from diffnb.kit.files import load_state
 from diffnb.kit.pictures import show_images, to_float
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last
 from diffnb.schedules import cosine, karras, lognormal, path
-from diffnb.training import Muon, validate
+from diffnb.apps.optim import Muon
+from diffnb.training import validate
 from diffnb.unet import UNet, families
 
 runs = results.parent/'runs'/'mnist'

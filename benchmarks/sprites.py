@@ -33,7 +33,7 @@ from diffnb.guidance import guide
 from diffnb.kit.pictures import show_images, to_float
 from diffnb.samplers import ddim, ddpm, dpmpp, last
 from diffnb.schedules import cosine, from_betas, path
-from diffnb.training import Muon
+from diffnb.apps.optim import Muon
 from diffnb.unet import UNet
 from diffnb.kit.curves import schedule
 

@@ -37,7 +37,8 @@ from diffnb.schedules import (
     alpha_bar, cosine, cosine_beta, flow, karras, linear_beta, log_snr, lognormal, path,
     rescale, sigma, timestep)
 from diffnb.apps.runs import preview
-from diffnb.training import EMA, by_angle, label_dropout, orthogonal, step_noise, train, validate
+from diffnb.apps.optim import Muon, orthogonal
+from diffnb.training import EMA, adamw, by_angle, label_dropout, step_noise, train, validate
 from diffnb.kit.pictures import to_frames
 from diffnb.trajectories import show_paths, strip
 from diffnb.unet import MLP, UNet
@@ -204,7 +205,7 @@ def points():
     return Denoiser(MLP(2, 8, 2), shape=(2,))
 
 
-def trained(to, opt='adamw'):
+def trained(to, opt=adamw):
     "The weights after two steps"
     m = to(model(3))
     def run():
@@ -338,7 +339,7 @@ CALLS = {
         (0, lambda to: partial(label_dropout, to(Y), .5, torch.Generator().manual_seed(0))),
     'step_noise': (0, lambda to: partial(step_noise, to(X), to(Y), cosine, 0, 0, .5, .1)),
     'train, two steps': (4, trained),
-    'train with Muon, two steps': (4, partial(trained, opt='muon')),
+    'train with Muon, two steps': (4, partial(trained, opt=Muon)),
     'EMA, an update': (0, averaged),
     'orthogonal': (0, lambda to: partial(orthogonal, to(A))),
     'validate': (1, lambda to: partial(validate, to(model()), to(BYTES))),

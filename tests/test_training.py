@@ -13,7 +13,10 @@ from diffnb.apps.checkpoints import load
 from diffnb.data import spiral
 from diffnb.denoiser import Denoiser
 from diffnb.apps.runs import fit
-from diffnb.training import Diverged, optimisers
+from diffnb.apps import checkpoints, runs
+from diffnb.apps.optim import optimisers
+from diffnb.kit import files
+from diffnb.training import Diverged
 from diffnb.unet import MLP
 
 program = '''
@@ -121,12 +124,11 @@ def test_patience_stops():
 
 
 def test_full_disk_leaves_the_old_files(tmp_path, monkeypatch):
-    from diffnb import checkpoints
     model = Denoiser(MLP(width=8, layers=1))
     checkpoints.save(tmp_path/'m.safetensors', model)
     before = (tmp_path/'m.safetensors').read_bytes()
     def full(*_): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(checkpoints.os, 'replace', full)
+    monkeypatch.setattr(files.os, 'replace', full)
     with pytest.raises(ValueError, match='No space'): checkpoints.save(tmp_path/'m.safetensors', model)
     assert (tmp_path/'m.safetensors').read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ['m.safetensors']
 
@@ -142,6 +144,7 @@ def small(classes=0, **kw):
 
 
 quick = dict(steps=12, bs=16, every=dict(save=3), progress=False)
+in_memory = dict(steps=12, bs=16, progress=False)
 
 
 def test_resume_looks_at_the_scale_and_finds_no_state(tmp_path):
@@ -186,7 +189,7 @@ def test_bad_setting_leaves_the_folder_alone(tmp_path):
 def test_trains_inside_no_grad():
     model = small()
     before = model.net.last.weight.detach().clone()
-    with torch.no_grad(): fit(model, spiral(64), **quick)
+    with torch.no_grad(): fit(model, spiral(64), **in_memory)
     assert not model.net.last.weight.equal(before)
 
 
@@ -208,13 +211,12 @@ def test_killed_before_the_first_state_begins_anew(tmp_path):
 def test_diverged_is_an_error_of_its_own():
     model = small()
     with torch.no_grad(): model.net.last.weight.fill_(float('inf'))
-    with pytest.raises(Diverged, match='not finite'): fit(model, spiral(64), **quick)
+    with pytest.raises(Diverged, match='not finite'): fit(model, spiral(64), **in_memory)
 
 
 def test_a_table_that_cannot_grow_is_said(tmp_path, monkeypatch):
-    from diffnb import training
     def full(*_): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(training._Table, 'add', full)
+    monkeypatch.setattr(runs.Table, 'add', full)
     with pytest.raises(ValueError, match='No space left.*resume=True'): fit(small(), spiral(64), folder=tmp_path, **quick)
 
 
