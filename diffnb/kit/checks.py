@@ -6,7 +6,8 @@
 __all__ = ['as_int', 'whole', 'as_labels', 'as_text', 'warn_caller', 'check_curve', 'warn_unless_noise', 'check_settings',
            'check_times', 'check_name_is_free', 'choose', 'check_pair', 'check_signal', 'check_sigma', 'check_section',
            'check_beta', 'check_above_zero', 'check_betas', 'check_steps', 'steps_of', 'check_calls', 'check_seeds',
-           'as_python', 'check_whole', 'as_real', 'check_rate', 'classes_of', 'condition', 'expand_cond']
+           'as_python', 'check_whole', 'as_real', 'check_rate', 'classes_of', 'check_labels', 'check_takes_cond',
+           'condition', 'expand_cond']
 
 # %% ../../nbs/kit/checks.ipynb #6b2669bf
 import inspect
@@ -22,7 +23,7 @@ from torch import Tensor
 
 # %% ../../nbs/kit/checks.ipynb #c3ab386c
 def as_int(value):
-    "A whole number of any kind (Python, NumPy, torch) as an int; None for anything else, truth values too"
+    "A whole number (Python, NumPy, torch) as an int; None for anything else, True and False too"
     dtype = getattr(value, 'dtype', None)
     if isinstance(value, bool) or 'bool' in str(dtype) or getattr(value, 'ndim', 0): return None
     try:
@@ -31,7 +32,7 @@ def as_int(value):
         return None
 
 def whole(name, value, least=0, most=math.inf, give=None):
-    "A whole number of any kind as an int. Raises ValueError for anything else; `give` says what to give"
+    "A whole number as an int. Raises ValueError for anything else; `give` says what to give"
     number = as_int(value)
     if number is not None and least <= number <= most: return number
     if give is None:
@@ -73,7 +74,7 @@ def warn_caller(text): # a warning that points at the line which called this pac
 
 # %% ../../nbs/kit/checks.ipynb #5efbef54
 def check_curve(schedule):
-    "Any function from times to angles, as it is. Raises ValueError unless it gives angles that do not fall"
+    "A function from times to angles. Raises ValueError unless it gives angles that do not fall"
     if not callable(schedule):
         raise ValueError(f'schedule {schedule!r}: '
                          'give the schedule itself, such as cosine, not its name')
@@ -96,9 +97,9 @@ def warn_unless_noise(phi, schedule):
     left = math.cos(float(phi))
     if left <= .05: return
     warn_caller(
-        f'{schedule} starts at {math.degrees(float(phi)):.1f} degrees, where {left:.0%} of the signal '
-        'is still there: sampling from pure noise will not match training. Use a schedule that '
-        'reaches noise, such as cosine, or rescale(schedule=...)')
+        f'{schedule} starts at {math.degrees(float(phi)):.1f} degrees, where {left:.0%} of the '
+        'signal is still there: sampling from pure noise will not match training. Use a schedule '
+        'that reaches noise, such as cosine, or rescale(schedule=...)')
 
 # %% ../../nbs/kit/checks.ipynb #f3bc1143
 def check_settings(name, fn, settings):
@@ -109,16 +110,17 @@ def check_settings(name, fn, settings):
         raise ValueError(f'{name} has no setting {", ".join(unknown)}: it is {name}{signature}')
 
 def check_times(t):
-    "Raises ValueError for times outside [0, 1]; another device than the CPU is not asked, and not waited for"
+    "Raises ValueError for times outside [0, 1]; only the CPU is asked, others would have to wait"
     if t.device.type == 'cpu' and t.numel() and not (t.min() >= 0 and t.max() <= 1):
         raise ValueError(f'times lie between 0 and 1, not {t.min():.3g} to {t.max():.3g}')
 
 def check_name_is_free(fn, table):
-    "Raises ValueError where another module has entered a function of this name, and it is not the same"
+    "Raises ValueError where another module has entered another function of this name"
     old = getattr(table.get(fn.__name__), 'fn', fn)
     if old.__module__ == fn.__module__: return
-    mine, other = (inspect.unwrap(f).__code__ for f in (fn, old))
-    if (mine.co_code, mine.co_names, mine.co_varnames) != (other.co_code, other.co_names, other.co_varnames):
+    codes = [inspect.unwrap(f).__code__ for f in (fn, old)]
+    mine, other = ((c.co_code, c.co_names, c.co_varnames) for c in codes)
+    if mine != other:                # the same function may come from a notebook and its module
         raise ValueError(f'there is a schedule {fn.__name__!r} already, in {old.__module__}, '
                          'and files of models name it: choose another name')
 
@@ -185,7 +187,7 @@ def steps_of(schedule, T=None):
     return check_steps(T)
 
 def check_calls(n, schedule):
-    "The number of calls of a walk, as an int. Raises ValueError for more than the schedule has steps"
+    "A number of calls, as an int. Raises ValueError for more than the schedule has steps"
     n = whole('n', n, 1, give='a whole number of steps, 1 or more; int(n) makes one')
     T = getattr(schedule, 'T', None)
     if T and n > T:
@@ -196,12 +198,18 @@ def check_calls(n, schedule):
 # %% ../../nbs/kit/checks.ipynb #61d87190
 def check_path(angles):
     "The stops of a path, checked, `(n+1,)` float64 on the CPU"
-    try: angles = angles.cpu().double() if isinstance(angles, Tensor) else torch.as_tensor(angles, dtype=torch.float64)
+    try:
+        if isinstance(angles, Tensor): angles = angles.cpu().double()
+        else: angles = torch.as_tensor(angles, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f'angles={angles!r:.60}: give a list of radians, such as path(cosine, 20)') from None
-    if angles.ndim != 1 or len(angles) < 2: raise ValueError(f'angles of shape {tuple(angles.shape)}: a walk needs a list of at least two, such as path(cosine, 20)')
+        raise ValueError(f'angles={angles!r:.60}: '
+                         'give a list of radians, such as path(cosine, 20)') from None
+    if angles.ndim != 1 or len(angles) < 2:
+        raise ValueError(f'angles of shape {tuple(angles.shape)}: '
+                         'give a list of at least two, such as path(cosine, 20)')
     if not (angles.min() >= 0 and angles.max() <= math.pi/2 + 1e-6):
-        raise ValueError(f'angles from {angles.min():.3g} to {angles.max():.3g}: they are radians between 0 and pi/2; timesteps and sigmas have to be converted first')
+        raise ValueError(f'angles from {angles.min():.3g} to {angles.max():.3g}: they are radians '
+                         'between 0 and pi/2; timesteps and sigmas have to be converted first')
     return angles
 
 def step_pairs(angles):
@@ -215,122 +223,162 @@ def whole_number(value, name, least=None, what=None):
     if what is None and least is not None: what = f'a whole number, {least} or more'
     return whole(name, value, -math.inf if least is None else least, give=what)
 
+def holds(test):
+    "What `test()` says; False where the values cannot even be compared"
+    try: return bool(test())
+    except (TypeError, ValueError, RuntimeError): return False
+
 def check_share(eta):
     "Raises ValueError for what is no share of noise"
-    try: ok = 0 <= eta <= 1
-    except (TypeError, ValueError, RuntimeError): ok = False
-    if not ok: raise ValueError(f'eta={eta}: a share of noise lies between 0 (keep all, DDIM) and 1 (DDPM)')
+    if not holds(lambda: 0 <= eta <= 1):
+        raise ValueError(f'eta={eta}: '
+                         'a share of noise lies between 0 (keep all, DDIM) and 1 (DDPM)')
 
-def check_sampling(denoise, x, angles, eta=0., randn=torch.randn_like, var='small', average='v', churn=0., between=(0., math.pi/2), excess=1.):
-    "Raises ValueError for arguments that no sampler can walk with"
-    if not callable(denoise): raise ValueError(f'denoise={denoise!r:.60}: give a function (x, phi) -> Guess, such as a model')
+def check_choice(name, value, *choices):
+    "Raises ValueError unless the value is one of the choices"
+    if value in choices: return value
+    *most, last = (repr(c) for c in choices)
+    raise ValueError(f'{name}={value!r:.60}: choose {", ".join(most)} or {last}')
+
+def check_mixtures(denoise, x):
+    "Raises ValueError unless a sampler can call `denoise` on `x`"
+    if not callable(denoise):
+        raise ValueError(f'denoise={denoise!r:.60}: '
+                         'give a function (x, phi) -> Guess, such as a model')
     if not isinstance(x, Tensor) or not x.is_floating_point() or not x.ndim:
-        raise ValueError(f'x is {getattr(x, "dtype", type(x).__name__)}: give floating-point noise, or mixtures, (B, ...)')
+        raise ValueError(f'x is {getattr(x, "dtype", type(x).__name__)}: '
+                         'give floating-point noise, or mixtures, (B, ...)')
+
+def check_average(average, first):
+    "Raises ValueError for an average that a step cannot take, from the angle `first` on"
+    if average == 'x0':
+        raise ValueError("average='x0' does not converge at 0: choose 'v', 'eps' or 'flow'")
+    check_choice('average', average, 'v', 'eps', 'flow')
+    if average == 'eps' and first.cos() < 1e-6:
+        raise ValueError("average='eps' cannot start at 90 degrees, where sigma is infinite: "
+                         "use average='v', or a path such as path(karras, n)")
+
+def check_churn(churn, between, excess):
+    "Raises ValueError for settings of churn that are out of range"
+    if not holds(lambda: 0 <= churn < math.inf):
+        raise ValueError(f'churn={churn}: give a number from 0 on, such as 40')
+    if not holds(lambda: 0 <= excess < math.inf):
+        raise ValueError(f'excess={excess}: give a number from 0 on, such as 1')
+    if not holds(lambda: len(between) == 2 and between[0] <= between[1]):
+        raise ValueError(f'between={between!r:.60}: give two angles in radians, the smaller first')
+
+def check_sampling(denoise, x, angles, eta=0., randn=torch.randn_like, var='small', average='v',
+                   churn=0., between=(0., math.pi/2), excess=1.):
+    "Raises ValueError for arguments that a sampler cannot use"
+    check_mixtures(denoise, x)
     first = next(step_pairs(angles))[0]
     check_share(eta)
-    if not callable(randn): raise ValueError(f'randn={randn!r:.60}: give a function that draws noise, such as seeded([1, 2, 3])')
-    if var not in ('small', 'large'): raise ValueError(f"var={var!r}: choose 'small' or 'large'")
-    if average == 'x0': raise ValueError("average='x0' is not a method that converges at 0: choose 'v', 'eps' or 'flow'")
-    if average not in ('v', 'eps', 'flow'): raise ValueError(f"average={average!r}: choose 'v', 'eps' or 'flow'")
-    if average == 'eps' and first.cos() < 1e-6:
-        raise ValueError("average='eps' cannot start at 90 degrees, where sigma is infinite: use average='v', or a path such as path(karras, n)")
-    for name, v in dict(churn=churn, excess=excess).items():
-        try: ok = 0 <= v < math.inf
-        except (TypeError, ValueError, RuntimeError): ok = False
-        if not ok: raise ValueError(f'{name}={v}: it must be a number from 0 on, such as {40 if name == "churn" else 1}')
-    try: ok = len(between) == 2 and between[0] <= between[1]
-    except (TypeError, ValueError, RuntimeError): ok = False
-    if not ok: raise ValueError(f'between={between!r:.60}: give two angles in radians, the smaller first')
+    if not callable(randn):
+        raise ValueError(f'randn={randn!r:.60}: '
+                         'give a function that draws noise, such as seeded([1, 2, 3])')
+    check_choice('var', var, 'small', 'large')
+    check_average(average, first)
+    check_churn(churn, between, excess)
 
 # %% ../../nbs/kit/checks.ipynb #76c60d4b
 def check_seeds(seeds):
-    "A list of seeds as ints. Raises ValueError for what is no list of whole numbers, and cuts none"
-    try: seeds = seeds.tolist() if hasattr(seeds, 'tolist') and seeds.ndim else list(seeds)
-    except TypeError: raise ValueError(f'seeds={seeds!r:.60}: give a list, one whole number for each item') from None
-    seeds = [whole_number(s, 'seed', what='a whole number for each item') for s in seeds]
+    "A list of seeds as ints"
+    try: seeds = seeds.tolist() if getattr(seeds, 'ndim', 0) else list(seeds)
+    except TypeError:
+        raise ValueError(f'seeds={seeds!r:.60}: '
+                         'give a list, one whole number for each item') from None
+    seeds = [whole('seed', s, -math.inf, give='a whole number for each item') for s in seeds]
     for s in seeds:
-        if not -2**63 <= s < 2**64: raise ValueError(f'seed={s}: a seed has 64 bits, take one from 0 to 2**64 - 1')
+        if not -2**63 <= s < 2**64:
+            raise ValueError(f'seed={s}: a seed has 64 bits, take one from 0 to 2**64 - 1')
     return seeds
 
 # %% ../../nbs/kit/checks.ipynb #b4cd8647
 def check_number(what, least, most=math.inf, whole=True, **values):
-    "A setting, or a list of several, as plain numbers. Raises ValueError for one that is no number in its range"
+    "A setting, or a list of several, as plain numbers. Raises ValueError for one out of range"
+    upto = f'{least:,} to {most:,}' if most < math.inf else f'{least:,} or more'
     plain = []
     for name, v in values.items():
-        n = v.item() if hasattr(v, 'item') and getattr(v, 'ndim', 1) == 0 else v            # of NumPy or torch
-        kind, upto = numbers.Integral if whole else numbers.Real, f'{least:,} to {most:,}' if most < math.inf else f'{least:,} or more'
-        if isinstance(n, bool) or not isinstance(n, kind) or not least <= n <= most: raise ValueError(f'{name}={v!r}: give a {"whole "*whole}number of {what}, {upto}')
+        n = as_int(v) if whole else as_real(v)
+        is_number = isinstance(n, numbers.Real) and not isinstance(n, bool)
+        if not is_number or not least <= n <= most:
+            raise ValueError(f'{name}={v!r}: '
+                             f'give a {"whole " if whole else ""}number of {what}, {upto}')
         plain.append(n)
     return plain[0] if len(plain) == 1 else plain
 
 # %% ../../nbs/kit/checks.ipynb #6b3a9686
 def whole_numbers(least, **values):
-    "The values as plain ints, from whole numbers of any kind (Python, NumPy, torch). Raises ValueError for what is none, or is below `least`"
-    found = []
-    for name, v in values.items():
-        try: found.append(int(operator.index(v)))
-        except (TypeError, RuntimeError): raise ValueError(f'{name}={v!r:.60}: give a whole number, {least} or more') from None
-        if found[-1] < least: raise ValueError(f'{name}={found[-1]}: give a whole number, {least} or more')
-    return found
+    "The values as a list of ints. Raises ValueError for what is no whole number, or below `least`"
+    give = f'a whole number, {least} or more'
+    return [whole(name, v, least, give=give) for name, v in values.items()]
 
 # %% ../../nbs/kit/checks.ipynb #a35ac700
 def lookup(table, name, what):
-    if name not in table: raise ValueError(f'{what} {name!r} is not known: choose one of {", ".join(table)}')
-    return table[name]
+    "`choose` with the arguments in another order"
+    return choose(what, name, table)
 
 def check_levels(**lists):
+    "Raises ValueError unless each is a list of whole numbers from 1 on"
     for name, v in lists.items():
-        if not isinstance(v, (list, tuple)) or not v: raise ValueError(f'{name}={v!r}: give a list of one whole number per floor, such as (1, 2, 4)')
+        if not isinstance(v, (list, tuple)) or not v:
+            raise ValueError(f'{name}={v!r}: '
+                             'give a list of one whole number per level, such as (1, 2, 4)')
         for n in v: whole_numbers(1, **{name: n})
 
 # %% ../../nbs/kit/checks.ipynb #22403e24
 def check_per_item(x, phi, cond, label):
     "Raises ValueError where angles or labels are not one per item"
-    for name, t in dict(phi=phi, cond=cond).items():
-        if name == 'cond' and t is None: continue
-        if not isinstance(t, Tensor): raise ValueError(f'{name} is a {type(t).__name__}: give a tensor with one per item, ({len(x)},)')
+    given = {'phi': phi} if cond is None else {'phi': phi, 'cond': cond}
+    for name, t in given.items():
+        if not isinstance(t, Tensor):
+            raise ValueError(f'{name} is a {type(t).__name__}: '
+                             f'give a tensor with one per item, ({len(x)},)')
         if t.shape != x.shape[:1]:
-            raise ValueError(f'{name} has shape {tuple(t.shape)} for a batch of {len(x)}: give one per item, ({len(x)},)')
+            raise ValueError(f'{name} has shape {tuple(t.shape)} for a batch of {len(x)}: '
+                             f'give one per item, ({len(x)},)')
     if cond is not None and label is None:
-        raise ValueError('this network was made without labels (classes=0): leave `cond` out, or make it with `classes=`')
+        raise ValueError('this network was made without labels (classes=0): '
+                         'leave `cond` out, or make it with `classes=`')
 
 def check_input(x, weight):
-    "`x`, if it suits the first weight of a network: that of a dense layer takes points, that of a convolution pictures"
+    "`x`, if it suits the first weight: a dense layer takes points, a convolution pictures"
     if not isinstance(x, Tensor): raise ValueError(f'x is a {type(x).__name__}: give a tensor')
     if x.ndim != weight.ndim or x.shape[1] != weight.shape[1]:
-        raise ValueError(f'x has shape {tuple(x.shape)}: this network takes (B, {weight.shape[1]}{", H, W"*(weight.ndim == 4)})')
+        sides = ', H, W' if weight.ndim == 4 else ''
+        raise ValueError(f'x has shape {tuple(x.shape)}: '
+                         f'this network takes (B, {weight.shape[1]}{sides})')
     if x.dtype == weight.dtype: return x
-    try: F.linear(x.new_zeros(1, 1), weight.new_zeros(1, 1))                     # under autocast they may differ
-    except RuntimeError: raise ValueError(f'x is {x.dtype} and the network is {weight.dtype}: give `x.to({weight.dtype})`, or move the network') from None
+    try: F.linear(x.new_zeros(1, 1), weight.new_zeros(1, 1))      # under autocast they may differ
+    except RuntimeError:
+        raise ValueError(f'x is {x.dtype} and the network is {weight.dtype}: '
+                         f'give `x.to({weight.dtype})`, or move the network') from None
     return x
 
 # %% ../../nbs/kit/checks.ipynb #0adb58eb
 def as_python(n):
-    "A whole number of any make as Python's own int; anything else as it is"
-    if isinstance(n, Tensor) and (n.ndim or n.dtype == torch.bool): return n
-    try: return operator.index(n)
-    except TypeError: return n
+    "A whole number of any kind as an int; anything else as it is"
+    number = as_int(n)
+    return n if number is None else number
 
 # %% ../../nbs/kit/checks.ipynb #d85bdd1f
 def check_whole(least, **given):
-    "Whole numbers of any make as Python's own. Raises ValueError for anything else, or below `least`; None passes"
-    given = {name: as_python(n) for name, n in given.items()}
-    for name, n in given.items():
-        if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < least):
-            raise ValueError(f'{name}={n!r}: give a whole number from {least} on')
-    return given.values()
+    "Whole numbers as ints; None passes. Raises ValueError for anything else, or below `least`"
+    return [None if n is None else whole(name, n, least) for name, n in given.items()]
 
 def as_real(n):
-    "A number of any make as Python's own; anything else as it is"
+    "A number of any kind as Python's own; anything else as it is"
     return n.item() if isinstance(n, (Tensor, np.ndarray, np.generic)) and n.ndim == 0 else n
 
 # %% ../../nbs/kit/checks.ipynb #4f3cf3e6
 def check_rate(name, rate, least=0., above=False):
-    "Raises ValueError for a number that is not finite, or too small"
+    "A finite number, at least or above `least`. Raises ValueError for anything else"
     rate = as_real(rate)
-    fine = isinstance(rate, numbers.Real) and math.isfinite(rate) and (rate > least if above else rate >= least)
-    if not fine: raise ValueError(f'{name}={rate!r}: give a number {"above" if above else "of at least"} {least:g}')
-    return rate
+    fine = isinstance(rate, numbers.Real) and math.isfinite(rate) and rate >= least
+    if above: fine = fine and rate > least
+    if fine: return rate
+    bound = 'above' if above else 'of at least'
+    raise ValueError(f'{name}={rate!r}: give a number {bound} {least:g}')
 
 # %% ../../nbs/kit/checks.ipynb #7a74a102
 def classes_of(
@@ -339,58 +387,95 @@ def classes_of(
     "The number of classes of a denoiser: its own `classes`"
     return getattr(model, 'classes', None)
 
-def _labels(cond, classes):
-    "Whole numbers of any kind as an int64 tensor (1,) or (B,)"
-    y = cond.reshape(-1) if cond.ndim == 0 or cond.ndim == 2 and cond.shape[1] == 1 else cond
-    if y.ndim != 1 or y.dtype == torch.bool or not len(y): raise ValueError(f'cond has shape {tuple(cond.shape)} and is {cond.dtype}: give one label, or one for each item, whole numbers')
-    if classes == 0: raise ValueError('this model knows no labels: make its network with classes=, and train it with label_dropout=.1; an oracle that does is labelled(data, y)')
+def check_labels(cond, classes):
+    "Labels as an int64 tensor, (1,) or (B,). Raises ValueError for one that is not a class"
+    column = cond.ndim == 0 or cond.ndim == 2 and cond.shape[1] == 1
+    y = cond.reshape(-1) if column else cond
+    if y.ndim != 1 or y.dtype == torch.bool or not len(y):
+        raise ValueError(f'cond has shape {tuple(cond.shape)} and is {cond.dtype}: '
+                         'give one label, or one for each item, whole numbers')
+    if classes == 0:
+        raise ValueError('this model knows no labels: make its network with classes=, and train it '
+                         'with label_dropout=.1; an oracle that does is labelled(data, y)')
     y = y.long()
     bad = y[(y < -1) | (y >= (math.inf if classes is None else classes))]
-    if len(bad): raise ValueError(f'label {bad[0].item()} is not one of the {classes or ""} classes: labels go from 0 to {classes - 1 if classes else "classes - 1"}, and -1 is "no label"')
+    if len(bad):
+        known = f'the {classes} classes' if classes else 'the classes'
+        last = classes - 1 if classes else 'classes - 1'
+        raise ValueError(f'label {bad[0].item()} is not one of {known}: '
+                         f'labels go from 0 to {last}, and -1 is "no label"')
     return y
 
+def check_takes_cond(model):
+    "Raises ValueError for a model that takes no labels, or has some already"
+    bound = getattr(model, 'bound', False)
+    try:
+        inspect.signature(model).bind(None, None, None)
+    except TypeError:
+        bound = True
+    except ValueError:
+        bound = False                                       # it has no signature to look at
+    if bound:
+        raise ValueError(f'{model!r:.80} takes no cond, or has one already: '
+                         'bind labels to the model itself, once')
+
 def condition(
-    model,    # Who will be told: its number of classes is looked up
-    cond,     # A label, a list of labels, a tensor of them `(B,)`; or pictures, floating point `(B, C, H, W)`, or one `(1, C, H, W)`
+    model,    # The denoiser that is told: its number of classes is looked up
+    cond,     # A label, a list of them, a tensor `(B,)`; or floating-point pictures `(B, C, H, W)`
 )->Tensor:    # int64 `(1,)` or `(B,)`; or the pictures
     "What a model is told, checked. Raises `ValueError`, naming what is wrong and the remedy"
     try: t = torch.as_tensor(cond)
-    except (TypeError, ValueError, RuntimeError): raise ValueError(f'cond={cond!r:.60}: give a label, a list of labels, or a tensor') from None
-    try:
-        inspect.signature(model).bind(None, None, None)
-        if getattr(model, 'bound', False): raise TypeError
-    except TypeError: raise ValueError(f'{model!r:.80} takes no cond, or has one already: bind labels to the model itself, once') from None
-    except ValueError: pass
-    if not t.is_floating_point() and t.ndim != 4: return _labels(t, classes_of(model))
-    if t.ndim != 4 or not t.is_floating_point(): raise ValueError(f'cond has shape {tuple(t.shape)} and is {t.dtype}: labels are whole numbers (B,), pictures floating point (B, C, H, W)')
-    if not t.isfinite().all(): raise ValueError('cond holds NaN or infinity: repair the pictures first')
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f'cond={cond!r:.60}: '
+                         'give a label, a list of labels, or a tensor') from None
+    check_takes_cond(model)
+    if not t.is_floating_point() and t.ndim != 4: return check_labels(t, classes_of(model))
+    if t.ndim != 4 or not t.is_floating_point():
+        raise ValueError(f'cond has shape {tuple(t.shape)} and is {t.dtype}: labels are whole '
+                         'numbers (B,), pictures floating point (B, C, H, W)')
+    if not t.isfinite().all():
+        raise ValueError('cond holds NaN or infinity: repair the pictures first')
     return t
 
 def expand_cond(cond, x):
     "One for each item of the batch, where the batch is"
-    if len(cond) not in (1, len(x)): raise ValueError(f'{len(cond)} conditions for a batch of {len(x)}: give one for all, or one for each')
+    if len(cond) not in (1, len(x)):
+        raise ValueError(f'{len(cond)} conditions for a batch of {len(x)}: '
+                         'give one for all, or one for each')
     return cond.to(x.device).expand(len(x), *cond.shape[1:])
 
 # %% ../../nbs/kit/checks.ipynb #2d4f961f
 def check_pictures(y, what):
-    "A picture that was handed over, or a batch of them. Raises ValueError for what no walk could have made"
+    "A picture, or a batch of them. Raises ValueError for what no model could have made"
     if not isinstance(y, Tensor) or not y.is_floating_point():
-        raise ValueError(f'{what} is {getattr(y, "dtype", type(y).__name__)}: give floating point as the walk sees it; to_float turns bytes into [-1, 1]')
-    if not y.numel() or not y.isfinite().all(): raise ValueError(f'{what} of shape {tuple(y.shape)} is empty or holds NaN or infinity: fill in a number, such as 0, where nothing is known')
-    if y.ndim > 2 and y.abs().max() > 30: raise ValueError(f'{what} goes from {y.min():.4g} to {y.max():.4g}: pictures are near [-1, 1]; to_float turns bytes into that')
+        raise ValueError(f'{what} is {getattr(y, "dtype", type(y).__name__)}: give floating point '
+                         'as the walk sees it; to_float turns bytes into [-1, 1]')
+    if not y.numel() or not y.isfinite().all():
+        raise ValueError(f'{what} of shape {tuple(y.shape)} is empty or holds NaN or infinity: '
+                         'fill in a number, such as 0, where nothing is known')
+    if y.ndim > 2 and y.abs().max() > 30:
+        raise ValueError(f'{what} goes from {y.min():.4g} to {y.max():.4g}: '
+                         'pictures are near [-1, 1]; to_float turns bytes into that')
     return y
 
 def check_partner(y, like, what):
-    "`y` as a partner of `like`: one picture for all, or one each. Raises ValueError where device or shape do not fit"
-    if y.device != like.device: raise ValueError(f'{what} is on {y.device} and the walk on {like.device}: give {what}.to(x.device)')
+    "`y` beside the batch `like`: one picture for all, or one each"
+    if y.device != like.device:
+        raise ValueError(f'{what} is on {y.device} and the walk on {like.device}: '
+                         f'give {what}.to(x.device)')
     if y.shape not in (like.shape, like.shape[1:], like[:1].shape):
-        raise ValueError(f'{what} has shape {tuple(y.shape)} and the walk needs {tuple(like.shape)}: give one for each of the {len(like)} items, or one for all')
+        raise ValueError(f'{what} has shape {tuple(y.shape)} and the walk needs '
+                         f'{tuple(like.shape)}: give one for each of the {len(like)} items, '
+                         'or one for all')
     return y.to(like.dtype) if y.is_floating_point() else y
 
 # %% ../../nbs/kit/checks.ipynb #b02be7d4
 def check_mask(mask):
     "A mask as truth values. Raises ValueError for numbers other than 0 and 1"
-    if not isinstance(mask, Tensor) or not mask.numel(): raise ValueError(f'mask is {type(mask).__name__}: give a tensor that is True where the pixel is known')
+    if not isinstance(mask, Tensor) or not mask.numel():
+        raise ValueError(f'mask is {type(mask).__name__}: '
+                         'give a tensor that is True where the pixel is known')
     if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
-        raise ValueError(f'mask goes from {mask.min():.4g} to {mask.max():.4g}: give True (or 1) where the pixel is known and False elsewhere, such as mask > .5')
+        raise ValueError(f'mask goes from {mask.min():.4g} to {mask.max():.4g}: give True (or 1) '
+                         'where the pixel is known and False elsewhere, such as mask > .5')
     return mask.bool()
