@@ -185,7 +185,7 @@ class Denoiser(Scaled):
         self.net, self.target, self.schedule, self.sample_schedule = net, target, schedule, sample_schedule
         self.eval()
 
-    def say(self, x, phi, cond=None):
+    def predict(self, x, phi, cond=None):
         "What the network says of `x`, in the dtype of `x`"
         if not x.is_floating_point(): raise ValueError(f'x is {x.dtype}: give floating point; `batches` or `to_float` turn bytes into [-1, 1]')
         f = self.net(x.to(self.mean.dtype), per_item(phi, x), cond).to(x.dtype)

@@ -119,8 +119,8 @@ def check_name_is_free(fn, table):
     old = getattr(table.get(fn.__name__), 'fn', fn)
     if old.__module__ == fn.__module__: return
     codes = [inspect.unwrap(f).__code__ for f in (fn, old)]
-    mine, other = ((c.co_code, c.co_names, c.co_varnames) for c in codes)
-    if mine != other:                # the same function may come from a notebook and its module
+    mine, other = ((c.co_varnames, c.co_names) for c in codes)
+    if mine != other:                # a notebook and its module define the same function
         raise ValueError(f'there is a schedule {fn.__name__!r} already, in {old.__module__}, '
                          'and files of models name it: choose another name')
 

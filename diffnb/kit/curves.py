@@ -104,7 +104,9 @@ def schedule(
     check_name_is_free(fn, schedules)
     if steps is not None: fn.steps = steps
     new = Schedule(fn, spacing)
-    schedules[fn.__name__] = new
+    old = schedules.get(fn.__name__, new)
+    if fn.__module__ == old.__module__ or fn.__module__.startswith('diffnb.'):
+        schedules[fn.__name__] = new              # a notebook does not displace the library's own
     return new
 
 # %% ../../nbs/kit/curves.ipynb #01c96d38

@@ -47,3 +47,27 @@ def near(answer, value, tolerance):
     "Whether an answer is one number within `tolerance` of `value`"
     if isinstance(answer, bool) or not isinstance(answer, (numbers.Real, torch.Tensor)): return False
     return abs(float(answer) - value) <= tolerance
+
+# %% ../../nbs/kit/exercises.ipynb #17c9e5d0
+@exercise('schedules', 1)
+def _(answer):
+    if near(answer, 1/9, .02): return 'That would be a straight line of angles.'
+    if near(answer, .59, .04): return 'That is the share below 80 degrees.'
+    if not near(answer, .41, .04): return 'At which time does the curve cross 80 degrees?'
+
+@exercise('schedules', 2)
+def _(answer):
+    t = torch.linspace(0, 1, 1001).double()
+    degrees = torch.rad2deg(torch.as_tensor(answer(t)))
+    if degrees.shape != t.shape: return 'Give one angle for each time.'
+    if degrees.max() > 91: return f'It rises to {degrees.max():.0f} degrees: give radians.'
+    if degrees.min() < 0 or degrees.diff().min() < 0: return 'It must not fall, nor leave 0 to 90.'
+    if degrees[0] > 1 or degrees[-1] < 89: return 'It must rise from 0 to 90 degrees.'
+    middle = ((degrees > 30) & (degrees < 60)).double().mean()
+    if middle < .5: return f'It spends {middle:.0%} of its time between 30 and 60 degrees.'
+
+@exercise('schedules', 3)
+def _(answer):
+    if near(answer, .13, .03): return 'That is how much ink a real digit has.'
+    if isinstance(answer, float) and answer < 0: return 'Pictures are in [-1, 1]: use ink(...).'
+    if not near(answer, .352, .03): return 'Measure it: ink(digits_from(30)).'
