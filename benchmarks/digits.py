@@ -36,12 +36,12 @@ sys.path.insert(0, str(results.parent/'examples'))
 from demo import judge  # noqa: E402
 
 
-def to_degrees(*sigmas): return [math.degrees(math.atan(s)) for s in sigmas]
+def to_angles(*sigmas): return [math.atan(s) for s in sigmas]
 
 
 schedules = {'cosine': (cosine, None), 'linear_beta': (linear_beta, None),                # for training, for sampling
-             'flow': (section(schedule=flow, degrees=to_degrees(0, 49)), None),           # but for the last stretch, 98 % of its time: at 90 degrees the noise alone says nothing about the image
-             'lognormal': (section(schedule=lognormal, degrees=to_degrees(.002, 80)), karras)}        # between the sigmas that EDM's sampler visits
+             'flow': (section(schedule=flow, angles=to_angles(0, 49)), None),           # but for the last stretch, 98 % of its time: at 90 degrees the noise alone says nothing about the image
+             'lognormal': (section(schedule=lognormal, angles=to_angles(.002, 80)), karras)}        # between the sigmas that EDM's sampler visits
 targets = 'x0', 'eps', 'v', 'flow'
 degrees = 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 88
 labels = torch.arange(800) % 10

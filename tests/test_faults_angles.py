@@ -91,8 +91,8 @@ def label_dropout():
     schedules.pop('mine_for_test', None)
 
 def test_a_schedule_defined_anew_takes_effect(label_dropout):
-    def half_way(s): return section(schedule=s, degrees=(0, 45))(.5).item()
-    def deep(s): return half_way(section(schedule=s, degrees=(0, 80)))
+    def half_way(s): return section(schedule=s, angles=(0, math.pi/4))(.5).item()
+    def deep(s): return half_way(section(schedule=s, angles=(0, math.radians(80))))
     old = define(1)
     before = half_way(old), deep(old)
     new = define(3)
