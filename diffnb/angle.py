@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 from typing import NamedTuple
-from .kit.checks import as_angles, check_pair, lookup
+from .kit.checks import as_angles, check_matching, lookup
 
 # %% ../nbs/02_angle.ipynb #60f9fbe9
 def rates(
@@ -44,7 +44,7 @@ def mix(
 )->Tensor:      # The noisy mixture, shaped as `x0`
     "The forward process: turn `x0` towards `eps` by `phi`. DDPM (arXiv:2006.11239), equation 4"
     a, s = rates(phi, x0)
-    check_pair(x0=x0, eps=eps)
+    check_matching(x0=x0, eps=eps)
     return combine(a, x0, s, eps)
 
 # %% ../nbs/02_angle.ipynb #a3506a87
@@ -81,7 +81,7 @@ def unmix(
 )->Guess:           # Both halves, shaped as `x`; 0 for a half that `x` and `f` leave open
     "Solve `x = a*x0 + s*eps` and `f = p*x0 + q*eps` for `x0` and `eps`"
     a, s = rates(phi, x)
-    check_pair(x=x, f=f)
+    check_matching(x=x, f=f)
     p, q = lookup(targets, target, 'target')(a, s)
     det = a*q - s*p
     lost = 1*(abs(det) < 1e-6)                # 1 where f says only what x says already

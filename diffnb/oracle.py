@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from .angle import Guess, rates, unmix
 from .kit.checks import (
-    as_angles, check_above_zero, check_items, check_means, class_numbers)
+    as_angles, check_noise_rate, check_same_items, check_means, class_numbers)
 
 # %% ../nbs/03_oracle.ipynb #dcaaf5e7
 def _rows(means, numbers=2**22):
@@ -63,7 +63,7 @@ class Mixture:
         kind = torch.float64 if on_cpu else torch.promote_types(x.dtype, torch.float32)
         z = x.flatten(1).to(kind)                                        # (B, D)
         a, s = rates(phi, z)                                             # numbers or (B, 1)
-        check_items(x, self.means)
+        check_same_items(x, self.means)
         var = a**2*self.std**2 + s**2
         var = var.clamp_min(1e-20) if isinstance(var, Tensor) else max(var, 1e-20)
         parts = _multiplied if kind == torch.float64 else _differences
@@ -129,7 +129,7 @@ def score(
 )->Tensor:     # The score, shaped as `x`
     "Gradient of the log density of the mixtures, by Tweedie's formula: `-eps/sin(phi)`"
     _, s = rates(phi, x)
-    check_above_zero(s)
+    check_noise_rate(s)
     return -denoise(x, phi).eps/s
 
 # %% ../nbs/03_oracle.ipynb #54567673

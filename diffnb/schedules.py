@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from .kit.checks import (
     check_above_zero, check_calls, check_curve, check_section, check_sigma, check_signal,
-    check_beta, check_steps, steps_of, warn_unless_noise)
+    check_beta, check_step_count, steps_of, warn_unless_noise)
 from .kit.curves import call_times, check_schedule, schedule, stepwise, time_of
 
 # %% ../nbs/04_schedules.ipynb #204e2f28
@@ -64,7 +64,7 @@ def linear_beta(
     scale=False,      # Multiply the betas by 1000/T, as lucidrains and DenoisingDiffusion.jl do
 )->Tensor:            # `(T,)` betas; the schedule goes through their angles at t = k/T
     "Betas that grow linearly: DDPM (Ho et al. 2020, arXiv:2006.11239)"
-    T = check_steps(T)
+    T = check_step_count(T)
     first, last = check_beta(beta)
     k = 1000/T if scale else 1
     return torch.linspace(first*k, last*k, T, dtype=torch.float64)
@@ -76,7 +76,7 @@ def quadratic_beta(
     beta=(1e-4, .02), # First and last beta
 )->Tensor:            # `(T,)` betas
     "Betas whose roots grow linearly; with (.00085, .012), Stable Diffusion's"
-    T = check_steps(T)
+    T = check_step_count(T)
     first, last = check_beta(beta)
     return torch.linspace(first**.5, last**.5, T, dtype=torch.float64)**2
 
@@ -86,7 +86,7 @@ def constant_beta(
     beta=.02,  # The beta of every step
 )->Tensor:     # `(T,)` betas
     "The same share of noise at every step"
-    return torch.full((check_steps(T),), beta, dtype=torch.float64)
+    return torch.full((check_step_count(T),), beta, dtype=torch.float64)
 
 @stepwise
 def from_betas(
@@ -102,7 +102,7 @@ def cosine_beta(
     cap=.999, # No beta is larger
 )->Tensor:    # `(T,)` betas
     "Nichol & Dhariwal 2021 (arXiv:2102.09672), equation 17, by way of its betas"
-    T = check_steps(T)
+    T = check_step_count(T)
     u = (torch.arange(T + 1).double()/T + s)/(1 + s)
     abar = (u*math.pi/2).cos()**2
     return (1 - abar[1:]/abar[:-1]).clamp(0, cap)

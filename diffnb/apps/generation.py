@@ -17,7 +17,7 @@ from ..schedules import cosine, path
 from ..samplers import Step, ddim, ddpm, dpmpp, heun, in_eval_mode, last, seeded
 from ..guidance import Wrapped, clamp, dynamic, guide, interval, project, unwrap_denoiser
 from diffnb.kit.checks import (
-    check_finite_images, check_process, check_settings, condition, label_numbers, seeds_for,
+    check_finite_images, check_process, check_sampler_settings, condition, label_numbers, seeds_for,
     whole_number)
 
 # %% ../../nbs/apps/generation.ipynb #f64b184b
@@ -135,7 +135,7 @@ def trajectory(
     if eta is None and sampler is dpmpp: eta = 1.
     if eta is not None: more['eta'] = eta
     if 'randn' in inspect.signature(sampler).parameters: more['randn'] = noise
-    check_settings(sampler, more)
+    check_sampler_settings(sampler, more)
     denoise = conditioned(model, cond, w, clip, rescale)
     asked = in_eval_mode(denoise)                              # also for samplers that are not ours
     if asked is not denoise: asked = Wrapped(denoise, asked)

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from ..denoiser import unwrap
 from ..training import adamw
-from ..kit.checks import check_weights
+from ..kit.checks import trainable_weights
 
 # %% ../../nbs/apps/optim.ipynb #8d828f84
 def orthogonal(
@@ -89,7 +89,7 @@ def optimiser(
                          'or a torch optimiser')
     make = opt if callable(opt) else optimisers[opt]
     asked = dict(lr=lr, weight_decay=decay)
-    return make(check_weights(model, make), **{k: v for k, v in asked.items() if v is not None})
+    return make(trainable_weights(model, make), **{k: v for k, v in asked.items() if v is not None})
 
 # %% ../../nbs/apps/optim.ipynb #d5f90524
 def knows_bf16(
