@@ -70,10 +70,20 @@ def complaints(base=root):
     return bad + circles(known, base)
 
 
+def written(text):
+    "The lines that somebody wrote, with their numbers: without the list of names that nbdev makes"
+    lines = list(enumerate(text.splitlines(), 1))
+    start = next((i for i, line in lines if line.startswith('# %%') and not line.startswith('# %% auto')), 1)
+    return [(i, line) for i, line in lines if (i >= start or i == 1) and not line.startswith('# %%')]
+
+
+def wide_lines(text): return [i for i, line in written(text) if len(line) > 100]
+
+
 def lesson_complaints(module, f, base):
     "Lines over 100 columns and too many cells in one lesson"
     text = (base/'diffnb'/f'{module}.py').read_text(encoding='utf-8')
-    wide = [i for i, line in enumerate(text.splitlines(), 1) if len(line) > 100 and not line.startswith('# %%')]
+    wide = wide_lines(text)
     cells = len(json.loads(f.read_text(encoding='utf-8'))['cells'])
     out = [f'diffnb.{module}, line {i}: over 100 columns' for i in wide]
     if cells > limit: out.append(f'{f.name}: {cells} cells, over {limit}')
@@ -97,7 +107,7 @@ def sizes(base=root):
     rows = []
     for module, (floor, number, f) in sorted(modules(base).items(), key=lambda kv: kv[1][:2] + (kv[0],)):
         text = (base/'diffnb'/(module.replace('.', '/') + '.py')).read_text(encoding='utf-8')
-        lines = [s for s in text.splitlines() if s.strip() and not s.startswith('# %%')]
+        lines = [s for _, s in written(text) if s.strip()]
         raises = sum(isinstance(n, ast.Raise) for n in ast.walk(ast.parse(text)))
         cells = len(json.loads(f.read_text(encoding='utf-8'))['cells'])
         rows.append((floors[floor], module, len(lines), raises, sum(len(s) > 100 for s in lines), cells))
