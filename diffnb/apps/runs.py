@@ -357,7 +357,7 @@ class Run:
     def read(self, more):
         "Bring the numbers of the latest steps from the device, in one go, and write them down"
         numbers = [t for log in self.unread for t in (log.items.mean(), torch.as_tensor(log.length))]
-        numbers = torch.stack([t.to(numbers[0].device, torch.float32) for t in numbers]).tolist()
+        numbers = torch.stack([t.to(numbers[0]) for t in numbers]).tolist()
         for i, log in enumerate(self.unread):
             row = dict(step=log.step, loss=numbers[2*i], lr=log.lr, norm=numbers[2*i + 1],
                        speed=log.speed)
