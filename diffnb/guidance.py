@@ -24,7 +24,7 @@ def unwrap_denoiser(
     return unwrap(model) if isinstance(model, nn.Module) else model
 
 class Wrapped:
-    "A denoiser around a denoiser. What else it is asked for (`schedule`, `limits`), the inner one has"
+    "A denoiser around a denoiser. Other questions (`schedule`, `limits`) go to the inner one"
     def __init__(self,
         inner,       # The denoiser inside
         ask,         # `(x, phi, cond) -> Guess`
@@ -125,7 +125,7 @@ def _contrast(x, guess, c, phi, share):
 def guide(
     model,      # `(x, phi, cond) -> Guess`, trained with and without labels (`label_dropout`)
     cond,       # A label, a list, a tensor `(B,)`, or pictures; one goes for the whole batch
-    w=2.,       # 0 unconditional, 1 conditional, above guided; a number, `(B,)`, or a function of phi
+    w=2.,       # 0 unconditional, 1 conditional, above guided; one, `(B,)`, or a function of phi
     rescale=0., # Bring the contrast back to that of the conditional guess: 0 not at all, 1 entirely
     null=None,  # What the other guess is conditioned on; None: nothing
 )->Wrapped:     # A denoiser `(x, phi) -> Guess`; one call of `model` where w is 0 or 1, else two
@@ -156,7 +156,7 @@ def _guided(model, x, phi, y, null, k, rescale):
 def project(
     denoise,   # `(x, phi) -> Guess`, with or without `cond`
     fix,       # `x0 -> x0`: what the clean half ought to be
-)->Wrapped:    # A denoiser whose pair still explains x (at 0 degrees x is x0: nothing is left to fix)
+)->Wrapped:    # A denoiser whose pair still explains x (at 0 degrees nothing is left to fix)
     "Correct the clean half of every guess, and the noisy half with it"
     check_function(fix, 'fix', 'a function x0 -> x0, such as clamp(model)')
     def ask(x, phi, cond):
@@ -197,7 +197,7 @@ def dynamic(
 # %% ../nbs/12_guidance.ipynb #c1fc9825
 def steer(
     denoise,  # `(x, phi) -> Guess`, differentiable: an oracle, a model, a guided one
-    loss,     # `x0 -> (B,)`: one number per item, small where the image is as wanted; differentiable
+    loss,     # `x0 -> (B,)`: small where the image is as wanted; differentiable
     scale=1., # How hard to push: a number, `(B,)`, or a function of phi; 1 for a -log likelihood
 )->Wrapped:   # A denoiser like the one inside, whose guesses go downhill
     "Gradient guidance (arXiv:2105.05233, arXiv:2209.14687)"

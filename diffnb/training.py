@@ -72,15 +72,16 @@ def step_noise(
     "Angles, noise and dropped labels of one step, drawn where the items are"
     n, mine = len(x0)*world, slice(rank*len(x0), (rank + 1)*len(x0))
     g = generator_on(x0.device, stable_seed(seed, step))
-    exact = torch.float64 if x0.device.type == 'cpu' else torch.float32
+    exact = torch.float64 if g.device.type == 'cpu' else torch.float32
     u = torch.rand(n, generator=g, device=g.device, dtype=exact)
     if stratified: u = (torch.arange(n, device=g.device) + u)/n
     if label_dropout:
         lost = torch.rand(n, generator=g, device=g.device)[mine] < label_dropout
         if y is not None: y = without(y, lost)
     def noise(): return torch.randn((n, *x0.shape[1:]), generator=g, device=g.device)[mine].to(x0)
-    eps = noise()
-    return StepNoise(schedule(u[mine]).to(x0.device), eps, y, noise()*perturb if perturb else None)
+    eps, phi = noise(), schedule(u[mine])
+    if x0.device.type != 'cpu': phi = phi.float().to(x0.device)
+    return StepNoise(phi, eps, y, noise()*perturb if perturb else None)
 
 # %% ../nbs/10_training.ipynb #fcdf38e3
 def lr_at(

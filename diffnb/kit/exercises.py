@@ -69,6 +69,32 @@ def _(answer):
     if not near(answer, 0, .25):
         return 'What number was black in the pictures that this model was trained on?'
 
+# %% ../../nbs/kit/exercises.ipynb #e008bb4e
+@exercise('data', 1)
+def _(answer):
+    if near(answer, 14.2, .8):
+        return None
+    if near(answer, 3.7, .8):
+        return 'That is the distance between neighbours in the cloud. Measure from `static` to `flat`.'
+    if near(answer, 13.1, .5):
+        return 'That is how far the points of the cube are from each other. Where is the cloud?'
+    return 'Take the smallest distance of each of the eight points to all the digits, then the mean.'
+
+@exercise('data', 2)
+def _(answer):
+    if near(answer, .35, .03):
+        return None
+    if isinstance(answer, float) and answer < .35:
+        return 'At this noise fewer than one in ten have a neighbour in the other moon.'
+    return 'A smaller noise is enough. Is every point kept from being its own neighbour?'
+
+@exercise('data', 3)
+def _(answer):
+    hints = dict(shape='Draw a few with show_images: can you still read them?',
+                 position='Shift a digit by two pixels first: does the result shift, too?')
+    if answer != 'contrast':
+        return hints.get(answer, "Answer with 'shape', 'position' or 'contrast'.")
+
 # %% ../../nbs/kit/exercises.ipynb #6dd0c8e6
 @exercise('angle', 1)
 def hopeless_targets(answer):
