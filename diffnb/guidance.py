@@ -208,7 +208,7 @@ def steer(
         a, s = rates(phi, x)
         k = _column(amount(scale, phi, x, 'scale'), x)
         guess, slope = _slope(denoise, loss, x, phi, cond)
-        b = torch.as_tensor(a).clamp_min(.02)
+        b = torch.as_tensor(a, dtype=x.dtype).clamp_min(.02)
         return Guess(guess.x0 - k*s*(s/b)*slope, guess.eps + k*s*(a/b)*slope)
     return Wrapped(denoise, ask)
 

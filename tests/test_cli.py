@@ -24,7 +24,7 @@ lives = '''
 import os, random, signal, sys, time
 import torch
 torch.set_num_threads(1)
-from diffnb import checkpoints
+from diffnb.apps import checkpoints
 from diffnb.apps.cli import main
 folder, words, rng = sys.argv[1], sys.argv[2:], random.Random(0)
 

@@ -167,7 +167,7 @@ def test_the_derivative_of_the_guess_is_a_covariance():
     phi, at = 1.1, noise[:7]
     jacobian = torch.stack([torch.autograd.functional.jacobian(
         lambda p: blurred(p[None], phi).x0[0], p) for p in at])
-    weights, a, s = blurred.logits(at, phi)[0].softmax(1), math.cos(phi), math.sin(phi)
+    weights, a, s = blurred.logits(at, phi).softmax(1), math.cos(phi), math.sin(phi)
     var = a**2*.2**2 + s**2
     centres = blurred.means + a*.2**2/var*(at[:, None] - a*blurred.means)
     off = centres - blurred(at, phi).x0[:, None]

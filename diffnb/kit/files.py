@@ -98,7 +98,9 @@ def _sync_folder(folder):
 # %% ../../nbs/kit/files.ipynb #35160791
 _form = 1 # Version of the layout of the JSON in our files
 
-def file_meta(what, **more): return dict(form=_form, what=what, version=diffnb.__version__, **more)
+def file_meta(what, **more):
+    "The JSON of a file of ours: its form, what it holds, and who wrote it"
+    return dict(form=_form, what=what, version=diffnb.__version__, **more)
 
 def _read_meta(fname, what):
     "The JSON of a file of ours, of the kind `what`"
