@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from common import keep, turns
 from diffnb.angle import Guess, mix, unmix
 from diffnb.apps.datasets import load_data
+from diffnb.apps.optim import product_dtype
 from diffnb.data import batches
 from diffnb.denoiser import Denoiser
 from diffnb.kit.pictures import to_float
@@ -40,7 +41,8 @@ class Ours:
     def __init__(self, data, net, target, schedule, precision):
         self.model = Denoiser(net, target, schedule)
         self.ema = EMA(self.model, .995)
-        self.net, self.loop = net, train(self.model, batches(data, bs), 10**9, lr=lr, precision=precision)
+        half = product_dtype(precision, torch.zeros(1, 1, 1, 1))
+        self.net, self.loop = net, train(self.model, batches(data, bs), 10**9, lr=lr, precision=half)
     def step(self): next(self.loop); self.ema.update_parameters(self.model)
     def guess(self, x, phi, raw): return (self.model if raw else self.ema)(x, phi)
 

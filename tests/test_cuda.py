@@ -165,6 +165,7 @@ def test_adamw_is_fused():
 
 
 def test_generate_and_judge():
+    pytest.importorskip('fastprogress')
     model = small(3).cuda()
     made = generate(model, 6, cond=torch.tensor([0, 1, 2, 0, 1, 2]), seeds=0, calls=3, progress=False)
     assert made.shape == (6, 1, 16, 16)

@@ -226,3 +226,147 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     said = EventAccumulator(str(tmp_path/'tensorboard')).Reload()
     assert [round(e.value, 4) for e in said.Scalars('loss')] == [round(v, 4) for v in model.history.column('loss')]
     assert {'lr', 'norm', 'speed', 'valid'} <= set(said.Tags()['scalars']) and len(said.Images('preview')) == 2
+
+
+# Batches that come one by one
+
+def remembered(folder=None, **kw):
+    "A run from a stream of labelled points"
+    from torch.utils.data import TensorDataset
+    from diffnb.apps.datasets import stream
+    dataset = TensorDataset(spiral(64), torch.arange(64) % 3)
+    def begin(start): return stream(dataset, 16, seed=4, start=start)
+    return fit(small(3), begin, steps=12, label_dropout=.2, valid=spiral(32), every=dict(valid=4, **({'save': 5} if folder else {})),
+               folder=folder, progress=False, **kw)
+
+
+def test_a_stream_goes_on_at_the_right_item(tmp_path):
+    straight = remembered()
+    remembered(tmp_path)
+    (tmp_path/'state-00000012.safetensors').unlink()
+    again = remembered(tmp_path, resume=True)
+    assert same(again, straight) and again.history.column('loss') == straight.history.column('loss')
+    assert len(again.history.column('valid')) == 3
+
+
+def test_a_plain_iterator_is_drawn_up_to_the_right_batch(tmp_path):
+    from diffnb.data import batches
+    how = dict(steps=6, progress=False)
+    straight = fit(small(), batches(spiral(64), 16), **how)
+    fit(small(), batches(spiral(64), 16), folder=tmp_path, every=dict(save=4), **how)
+    (tmp_path/'state-00000006.safetensors').unlink()
+    again = fit(small(), batches(spiral(64), 16), folder=tmp_path, every=dict(save=4), resume=True, **how)
+    assert same(again, straight)
+
+
+@pytest.mark.parametrize('bad, what', [
+    (dict(valid=.1), 'stream'), (dict(flip=True), 'stream'), (dict(steps=None, epochs=2), 'steps')])
+def test_what_a_stream_cannot_do_is_refused(bad, what):
+    from diffnb.data import batches
+    with pytest.raises(ValueError, match=what): fit(small(), batches(spiral(64), 16), **{**dict(steps=2, progress=False), **bad})
+
+
+def test_what_lies_on_a_device_is_handed_out_as_from_batches():
+    from diffnb.data import batches
+    x = torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8)
+    y = torch.arange(20)
+    ours = runs.resident(x, y, 8, 3, 2, True, torch.device('cpu'), rank=1, world=2)
+    for _, (a, b), (c, d) in zip(range(6), ours, batches((x, y), 8, 3, 2, True, rank=1, world=2)): assert a.equal(c) and b.equal(d)
+
+
+# What is promised
+
+def test_the_model_that_went_in_comes_out():
+    model = small()
+    assert fit(model, spiral(64), **in_memory) is model and not model.training
+    other = small()
+    raw = fit(other, spiral(64), ema=0., **in_memory)
+    assert not same(raw, model)
+
+
+def test_another_device_or_version_is_said(tmp_path):
+    fit(small(), spiral(64), folder=tmp_path, **{**quick, 'steps': 6})
+    name = tmp_path/'state-00000006.safetensors'
+    state = files.load_state(name)
+    assert state['settings']['device'] == 'cpu' and state['settings']['world'] == 1 and torch.__version__ in state['settings']['versions']
+    state['settings'].update(device='cuda', world=8, versions='torch 1.0')
+    files.save_state(name, state)
+    with pytest.warns(UserWarning) as w: fit(small(), spiral(64), folder=tmp_path, resume=True, **{**quick, 'steps': 6})
+    text = ' '.join(str(one.message) for one in w)
+    assert all(part in text for part in ('device was cuda', 'world was 8', 'versions was torch 1.0'))
+
+
+def test_the_history_stays_bounded():
+    from diffnb.apps.runs import History
+    from diffnb.training import Log
+    history = History(keep=10, most=100)
+    for i in range(1000): history.add(Log(i + 1, torch.ones(2), torch.ones(2), 1., torch.tensor(1.), 1.))
+    assert len(history) <= 101 and history.rows[-1]['step'] == 1000 and history.rows[0]['step'] == 1
+    assert [r['step'] for r in history.rows] == sorted(r['step'] for r in history.rows) and len(history.items()[0]) <= 12
+
+
+def test_compiled_in_place_has_plain_names(tmp_path, monkeypatch):
+    compiles = []
+    def compile(f, *args, **kw): compiles.append(f); return f
+    monkeypatch.setattr(torch, 'compile', compile)
+    model = fit(small(), spiral(64), folder=tmp_path, compile=True, **quick)
+    assert len(compiles) == 1 and same(load(tmp_path), model) and same(model, fit(small(), spiral(64), **in_memory))
+
+
+class Skipping(torch.optim.SGD):
+    "An optimiser that passes by a step that is not finite, as a fused one on a GPU does"
+    _step_supports_amp_scaling = True
+    def step(self):
+        bad = self.__dict__.pop('found_inf')
+        if not bad: super().step()
+
+
+def steps_with_a_bad_one(bad, n, every):
+    from diffnb import training
+    from diffnb.data import batches
+    model, seen = small(), []
+    def poisoned():
+        for i, (x0, y) in enumerate(batches(spiral(64), 16)):
+            if i == bad: x0[5, 0] = float('inf')
+            yield x0, y
+    opt = Skipping(model.parameters(), .1)
+    before = training.reads_every
+    training.reads_every = lambda *_: every
+    try:
+        for log in training.train(model, poisoned(), n, opt=opt): seen.append([p.detach().clone() for p in model.parameters()])
+    finally: training.reads_every = before
+    return seen
+
+
+def test_a_bad_step_is_skipped_and_named_at_the_next_read():
+    with pytest.raises(Diverged, match=r'step 3, batch 3.*items \[5\]'): steps_with_a_bad_one(3, 30, 10)
+    with pytest.raises(Diverged, match='step 8'): steps_with_a_bad_one(8, 9, 10)         # the last step always looks
+    assert len(steps_with_a_bad_one(99, 30, 10)) == 30
+
+
+def test_modes_are_switched_at_once_and_as_the_network_wants():
+    from diffnb.training import mode_switch
+    class Frozen(torch.nn.Module):
+        def __init__(self): super().__init__(); self.norm, self.drop = torch.nn.BatchNorm1d(2), torch.nn.Dropout()
+        def train(self, mode=True): super().train(mode); self.norm.eval(); return self
+    net = Frozen()
+    switch = mode_switch(net)
+    switch(True)
+    assert net.training and net.drop.training and not net.norm.training
+    switch(False)
+    assert not net.training and not net.drop.training
+
+
+def test_one_reader_of_the_table_sees_whole_lines(tmp_path):
+    from diffnb.apps.runs import History, Table
+    history = History()
+    table = Table(tmp_path, history, 0)
+    for i in range(50):
+        table.add(dict(step=i + 1, loss=1/3, lr=.1, norm=2/3, speed=1e5/7))
+        lines = (tmp_path/'log.csv').read_bytes().split(b'\r\n')
+        assert lines[-1] == b'' and len(lines) == i + 3
+    table.close()
+    (tmp_path/'log.csv').open('ab').write(b'51,0.3')                                     # a torn line
+    Table(tmp_path, history, 50).close()
+    assert len(history) == 50 and (tmp_path/'log.csv').read_bytes().count(b'\r\n') == 51
+    assert not list(tmp_path.glob('.*.part'))
