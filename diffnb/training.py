@@ -304,6 +304,7 @@ def loop(model, batches, run, opt, rate, clip, seed, drawing, how, accelerator):
     finally:
         model.eval()
         opt.zero_grad()
+        bare.__dict__.pop('found_inf', None)       # other users of the optimiser know no such thing
         if accelerator is not None: model.net = unwrap(model.net)
 
 # %% ../nbs/10_training.ipynb #5314fe11
