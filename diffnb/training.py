@@ -177,7 +177,8 @@ class Watch:
     def read(self):
         "The one place where the loop waits. A gradient scaler may try some steps in vain"
         allowed = 40 if self.scaler is not None and self.scaler.is_enabled() else 0
-        for (i, _, items, phi), bad in zip(self.kept, torch.stack([k[1] for k in self.kept]).tolist()):
+        flags = torch.stack([k[1] for k in self.kept]).tolist()
+        for (i, _, items, phi), bad in zip(self.kept, flags):
             self.row = self.row + 1 if bad else 0
             if self.row > allowed: refuse_step(i, items, phi)
         self.kept = []
@@ -252,7 +253,7 @@ def train(
     seed=0,               # All draws are a function of (seed, step)
     start=0,              # Steps taken already: to go on with a run
     accelerator=None,     # An `accelerate.Accelerator`, for several processes or float16
-)->Iterator[Log]:         # One `Log` after each step; the model is in eval mode whenever you have it
+)->Iterator[Log]:         # One `Log` after each step; the model is in eval mode in your loop
     "Take steps. Raises ValueError for bad settings, a bad batch, and `Diverged`"
     steps, start, warmup, seed = check_whole(0, steps=steps, start=start, warmup=warmup, seed=seed)
     accumulate, = check_whole(1, accumulate=accumulate)
