@@ -7,7 +7,6 @@ __all__ = ['targets', 'rates', 'mix', 'aim', 'Guess', 'unmix']
 
 # %% ../nbs/02_angle.ipynb #abbeb50b
 import math
-import torch
 from torch import Tensor
 from typing import NamedTuple
 from .kit.checks import as_angles, check_matching, lookup

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing import Callable, Iterator, NamedTuple
 from .angle import Guess, mix, unmix
-from .samplers import Step, in_eval_mode, last
+from .samplers import Step, last
 from .guidance import unwrap_denoiser
-from diffnb.kit.checks import (
-    check_blur, check_channel_weights, check_channel_count, check_directions, check_divides,
-    check_falling, check_mask, check_not_opposite, check_on_path, check_partner, check_pictures,
-    check_renoises, check_alike, check_shares, check_trained, expand_mask, step_pairs,
-    whole_number)
+from .kit.checks import (
+    check_alike, check_blur, check_channel_count, check_channel_weights, check_directions,
+    check_divides, check_falling, check_mask, check_not_opposite, check_on_path, check_partner,
+    check_pictures, check_renoises, check_shares, check_trained, expand_mask, in_eval_mode,
+    step_pairs, whole_number)
 
 # %% ../nbs/13_editing.ipynb #ef775a5c
 def inpaint(

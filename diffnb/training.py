@@ -18,10 +18,9 @@ from torch.optim.swa_utils import AveragedModel
 from typing import Iterator, NamedTuple
 from .data import as_xy, batches
 from .denoiser import Denoiser, errors, unwrap, weigh
-from diffnb.kit.checks import (
-    Diverged, as_real, check_choice, check_denoiser, check_droppable, check_iterable,
-    check_probability, check_training, trainable_weights, check_whole, refuse_step, split_batch,
-    stable_seed)
+from .kit.checks import (
+    as_real, check_choice, check_denoiser, check_droppable, check_iterable, check_probability,
+    check_training, trainable_weights, check_whole, refuse_step, split_batch, stable_seed)
 from .kit.pictures import to_float
 
 # %% ../nbs/10_training.ipynb #072600db

@@ -15,7 +15,8 @@ from diffnb.fld import FLD
 from diffnb.guidance import given, guide
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last, seeded
 from diffnb.schedules import cosine, path
-from diffnb.training import Diverged, EMA, adamw, train
+from diffnb.kit.checks import Diverged
+from diffnb.training import EMA, adamw, train
 from diffnb.unet import MLP, UNet
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device, and there is none')

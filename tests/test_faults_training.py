@@ -21,9 +21,10 @@ from diffnb.data import batches, spiral
 from diffnb.denoiser import Denoiser, channel_stats
 from diffnb.guidance import clamp, guide, project
 from diffnb.samplers import ddim, last
-from diffnb.schedules import cosine, path
+from diffnb.schedules import path
 from diffnb.kit.files import load_state
-from diffnb.training import Diverged, EMA, by_angle, label_dropout, train, validate
+from diffnb.kit.checks import Diverged
+from diffnb.training import EMA, by_angle, label_dropout, train, validate
 from diffnb.unet import MLP, UNet
 
 points = spiral(64)

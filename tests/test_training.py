@@ -16,7 +16,7 @@ from diffnb.apps.runs import fit
 from diffnb.apps import checkpoints, runs
 from diffnb.apps.optim import optimisers
 from diffnb.kit import files
-from diffnb.training import Diverged
+from diffnb.kit.checks import Diverged
 from diffnb.unet import MLP
 
 program = '''
@@ -24,7 +24,7 @@ import sys, torch
 from diffnb.data import spiral
 from diffnb.denoiser import Denoiser
 from diffnb.apps.runs import fit
-from diffnb.training import Diverged
+from diffnb.kit.checks import Diverged
 from diffnb.unet import MLP
 torch.set_num_threads(1)
 torch.manual_seed(0)

@@ -241,7 +241,7 @@ def failure(e):
     if isinstance(e, KeyboardInterrupt): return 130, 'interrupted'
     if isinstance(e, OSError): return 1, f'{e.filename or "a file"}: {e.strerror or e}'
     if isinstance(e, ValueError):
-        from diffnb.training import Diverged
+        from diffnb.kit.checks import Diverged
         return 1 if isinstance(e, Diverged) or isinstance(e.__cause__, OSError) else 2, str(e)
     if isinstance(e, MemoryError) or isinstance(e, RuntimeError) and 'memory' in str(e).lower():
         details = (str(e) or 'no details').splitlines()[0]

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from typing import Iterator
 from ..schedules import cosine, path
-from ..samplers import Step, ddim, ddpm, dpmpp, heun, in_eval_mode, last, seeded
+from ..samplers import Step, dpmpp, heun, last, seeded
 from ..guidance import Wrapped, clamp, dynamic, guide, interval, project, unwrap_denoiser
-from diffnb.kit.checks import (
-    check_finite_images, check_process, check_sampler_settings, condition, label_numbers, seeds_for,
-    whole_number)
+from ..kit.checks import (
+    check_finite_images, check_process, check_sampler_settings, condition, in_eval_mode,
+    label_numbers, seeds_for, whole_number)
 
 # %% ../../nbs/apps/generation.ipynb #f64b184b
 def choose_seeds(
