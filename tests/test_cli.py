@@ -24,7 +24,7 @@ lives = '''
 import os, random, signal, sys, time
 import torch
 torch.set_num_threads(1)
-from diffnb.apps import checkpoints
+from diffnb.kit import files
 from diffnb.apps.cli import main
 folder, words, rng = sys.argv[1], sys.argv[2:], random.Random(0)
 
@@ -41,7 +41,7 @@ def bomb(name, when, before):
         if len(calls) < when: return real(*args)
         if not before: real(*args)
         die()
-    setattr(checkpoints.os, name, f)
+    setattr(files.os, name, f)
 
 for kill in range(21):
     start, pid = rows(), os.fork()
