@@ -46,9 +46,9 @@ def note(out, section, row):
     out.mkdir(exist_ok=True)
     with open(out/'.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        record = json.loads((out/'26.json').read_text()) if (out/'26.json').exists() else {}
+        record = json.loads((out/'super_resolution.json').read_text()) if (out/'super_resolution.json').exists() else {}
         record.setdefault(section, {}).update(row)
-        (out/'26.json').write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')
+        (out/'super_resolution.json').write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')
     print(section, '|', row, flush=True)
 
 
