@@ -5,7 +5,7 @@ variance and number of steps, and notes each number in results/cifar10.json as i
     python benchmarks/cifar10.py main | objectives              a part: the table; the other two objectives
     python benchmarks/cifar10.py speed | shares                 the original's network on this machine; a trial with MNIST's network
     python benchmarks/cifar10.py full --folder runs/cifar10            the original's configuration, whole: for a GPU
-    accelerate launch --multi_gpu --num_processes 8 benchmarks/cifar10.py full --folder runs/cifar10          the same on eight
+    accelerate launch --multi_gpu --num_processes 8 benchmarks/cifar10.py full --folder runs/cifar10          on eight: the same but for the dropout masks
 
 Data, the first that is there in DIFFNB_DATA: CIFAR-10 whole (torchvision's files), cifar10/cifar10_exact.npz (6,000 + 1,017 of its pictures), else the built-in
 digits in colours. `full` downloads CIFAR-10 where it is not there.

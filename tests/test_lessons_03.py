@@ -51,3 +51,9 @@ def test_one_angle_and_the_same_for_each_agree():
 def test_exercises(number, right, wrong):
     assert judge('oracle', number, right) is None
     assert all(judge('oracle', number, answer) for answer in wrong)
+
+
+def test_labels_with_a_gap_are_refused():
+    data = torch.randn(6, 2)
+    with pytest.raises(ValueError, match='no item has label 1'):
+        labelled(data, torch.tensor([0, 0, 2, 2, 3, 3]))
