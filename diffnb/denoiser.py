@@ -69,6 +69,7 @@ def per_axis(
     "Numbers per channel, shaped to multiply a batch"
     return stat.view(-1, *[1]*(ndim - 2))
 
+# %% ../nbs/09_denoiser.ipynb #ae5b3d59
 class Scaled(nn.Module):
     "What lives in standardised coordinates, (x - mean)/std, and knows the way there and back"
     def __init__(self,

@@ -215,6 +215,7 @@ class Estimate(NamedTuple):
 
     def __repr__(self): return f'{self.value:.4g} ± {self.se:.2g}'
 
+# %% ../nbs/11_fld.ipynb #1a34ea58
 @functools.total_ordering
 @dataclass(frozen=True, eq=False, repr=False)
 class Score:

@@ -261,6 +261,7 @@ def _block_up(cin, cout, block): return block(cin, cout, resample='up')
 down_kinds = dict(conv3=_conv_down(3), conv4=_conv_down(4), pool=_pool, block=_block_down)
 up_kinds = dict(conv=_conv_up, nearest=_nearest, block=_block_up)
 
+# %% ../nbs/08_unet.ipynb #f3607def
 class Builder:
     "Makes the parts of a U, all to the same settings"
     def __init__(self,
@@ -434,6 +435,7 @@ class BatchNormBlock(nn.Module):
 
     def forward(self, x): return self.skip(x) + self.body(x)       # (B, cout, H, W)
 
+# %% ../nbs/08_unet.ipynb #8cb27df7
 class ResidualUNet(nn.Module):
     "The U-Net of the Keras DDIM example and its Lux port; `affine, project, double`: the R port"
     def __init__(self,

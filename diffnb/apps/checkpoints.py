@@ -97,6 +97,7 @@ def _rebuilt(net):
         name = type(net).__name__
         raise ValueError(f'{name} could not be rebuilt from its own cfg: {e}') from None
 
+# %% ../../nbs/apps/checkpoints.ipynb #c7356aa3
 def check_cfg(
     model, # A `Denoiser`, wrapped or not
 )->dict:   # Its `.cfg`
@@ -155,6 +156,7 @@ def _leaves(o):
     if not isinstance(o, list): return [o]
     return [leaf for v in o for leaf in _leaves(v)]
 
+# %% ../../nbs/apps/checkpoints.ipynb #fa336f19
 def _built(meta, tensors):
     "The model that the JSON describes, its weights random; one much larger than the file is not"
     n = sum(t.numel() for t in tensors.values())

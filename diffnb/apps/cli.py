@@ -199,6 +199,7 @@ class Settings:
                 require(getattr(self, f.name) == default,
                         f'{f.name}: it has no effect {why}: leave it out')
 
+# %% ../../nbs/apps/cli.ipynb #a3b7810a
 def write_json(fname, content):
     "A JSON file, by way of another name, so that nobody finds half of it"
     fname = Path(fname)
@@ -334,6 +335,7 @@ def fresh(o, data):
     shape, training = tuple(data.x.shape[1:]), curve('schedule_args', o.schedule, o.schedule_args)
     return Denoiser(net, o.target, training, sample, shape=shape, **stats)
 
+# %% ../../nbs/apps/cli.ipynb #03c96c6c
 def begun(o, data):
     "The model to train, fresh or from a file; it must know the data's shape and labels"
     from diffnb.apps.checkpoints import load
@@ -432,6 +434,7 @@ def goes_on(o, folder):
     if o.resume and not held: warnings.warn(f'there is no run in {folder} yet: it begins')
     return o.resume and held
 
+# %% ../../nbs/apps/cli.ipynb #49addcb4
 def announce(o, folder, model, data, processes):
     "Write the settings into the folder, and say what begins"
     o.write(folder/'config.json', out=str(folder), resume=False, overwrite=False)
@@ -552,6 +555,7 @@ class Train(Settings):
             team.wait_for_everyone()
             return fitted(self, folder, going, model, data, device)
 
+# %% ../../nbs/apps/cli.ipynb #1e0bea66
 commands['train'] = Train
 
 # %% ../../nbs/apps/cli.ipynb #02571d3f
@@ -579,6 +583,7 @@ def opened(o, device):
             f'mode: {o.mode} needs images, and {o.model} makes points')
     return model.to(device)
 
+# %% ../../nbs/apps/cli.ipynb #0d2955aa
 def ordered(o, model):
     "How many pictures, and the label of each (None: unconditional)"
     from diffnb.kit.checks import classes_of
@@ -633,6 +638,7 @@ def there_and_back(o, model, cond, x):
     return [x, generate(model, len(x), cond, w, o.calls, ddim, clip=False, seeds=0, batch=len(x),
                         progress=False, spacing=o.spacing, start=noise)]
 
+# %% ../../nbs/apps/cli.ipynb #dbb5a851
 def stages(o, model, part, cond, how):
     "The way from noise to a picture, in at most `strip` images"
     import numpy as np
@@ -673,6 +679,7 @@ def batches_of(o, model, n, cond, given=None, rank=0, world=1):
         mine = None if given is None else given[some]
         yield part, pictures(o, model, part, cond and cond[some], mine)
 
+# %% ../../nbs/apps/cli.ipynb #da417a03
 def told_how_far(firsts, n, size, progress):
     "A bar around a loop; where nobody watches, a line for every tenth of the way"
     from fastprogress import fastprogress
@@ -691,6 +698,7 @@ def told_how_far(firsts, n, size, progress):
 of_sampling = ('sample.json', 'images', 'grid.png', 'samples.npz', 'walk.gif', 'walk.html',
                '.samples.npy', '.*.part')
 
+# %% ../../nbs/apps/cli.ipynb #47bcb39d
 class Gallery:
     "A folder that fills with pictures; they wait in a file that is addressed like an array"
     def __init__(self, folder, shape, cond, save, team):
@@ -772,6 +780,7 @@ def picture_shape(o, model):
     steps = min(o.strip, len(stops(model, o.calls, sampler_of(o), o.spacing)))
     return H, W*dict(sample=1, reconstruct=2, interpolate=o.strip).get(o.mode, steps), C
 
+# %% ../../nbs/apps/cli.ipynb #8442757b
 def room_for(o):
     "The folder for the pictures. Raises ValueError where others would be lost"
     folder = folder_for(o.out, f'samples/{Path(o.model).stem}')
@@ -864,6 +873,7 @@ class Sample(Settings):
             if main: sweep(folder, ('.samples.npy', '.*.part'))
         return folder
 
+# %% ../../nbs/apps/cli.ipynb #61d77071
 commands['sample'] = Sample
 
 # %% ../../nbs/apps/cli.ipynb #8f47c61b
@@ -971,6 +981,7 @@ class Fld(Settings):
         print('\n'.join([repr(score), *lines]), flush=True)
         return score
 
+# %% ../../nbs/apps/cli.ipynb #0ebed3d5
 commands['fld'] = Fld
 
 # %% ../../nbs/apps/cli.ipynb #26e94d30

@@ -103,6 +103,7 @@ def _bytes(a, where, black=None):
         black = _black(*_range([a]), where)
     return np.round((a - black)*(255/(1 - black))).clip(0, 255).astype(np.uint8)
 
+# %% ../../nbs/apps/datasets.ipynb #30c90517
 def _nchw(a, where, black=None):
     "(N, H, W), (N, H, W, C) or (N, C, H, W) -> uint8 tensor (N, C, H, W)"
     if a.ndim not in (3, 4) or not a.size:
@@ -139,6 +140,7 @@ def _find(arrays, what, part):
 
 def _has_test(arrays): return _find(arrays, 'x', 'test') is not None
 
+# %% ../../nbs/apps/datasets.ipynb #210967eb
 def _array_part(arrays, part, where):
     "A dict of arrays -> the Images of one part"
     if part == 'test' and not _has_test(arrays):
@@ -226,6 +228,7 @@ def _natural(f):
     "A key for sorting: 'img10.png' comes after 'img9.png'"
     return [int(s) if i % 2 else s.lower() for i, s in enumerate(re.split('([0-9]+)', str(f)))]
 
+# %% ../../nbs/apps/datasets.ipynb #b7af239f
 def _open(f):
     "A file -> a PIL image, read to its end"
     from PIL import Image
@@ -277,6 +280,7 @@ def _parts(names):
     plain = any(_role(name)[1] for name in roles)                     # "train", not "bullet train"
     return roles if plain or len(set(roles.values())) > 1 else {}
 
+# %% ../../nbs/apps/datasets.ipynb #206258e5
 def _check_depth(folder, inner):
     "Raises ValueError where the parts lie one folder deeper"
     for d in inner:
@@ -309,6 +313,7 @@ def _homes(folder):
                          'move it into one of them')
     return homes
 
+# %% ../../nbs/apps/datasets.ipynb #51c5668a
 def _check_names(names, where):
     "Raises ValueError for names that no class should have"
     hidden = [name for name in names if _hidden(name)]
@@ -338,6 +343,7 @@ def _aside(files):
             f'{" ".join(_endings)} (convert HEIC, AVIF and others to PNG or JPEG), '
             'and labels from the names of the folders alone')
 
+# %% ../../nbs/apps/datasets.ipynb #af728afe
 def _spoken(files):
     "Words that begin the names of loose files and may be labels: cat.0.jpg, dog.0.jpg"
     found = [re.fullmatch(r'(.*?[^\W_])[ ._-]+\d+', f.stem) for f in files]
@@ -346,6 +352,7 @@ def _spoken(files):
     counts = Counter(m[1] for m in found)
     return sorted(counts, key=_natural) if len(counts) > 1 and min(counts.values()) > 1 else []
 
+# %% ../../nbs/apps/datasets.ipynb #662165dd
 def _folder(folder, part):
     "A folder of images -> its files with their labels"
     homes = _homes(folder)
@@ -448,6 +455,7 @@ def _fetch(name, root, download, kwargs):
                      'with a network, or put the files there, or say with root= or DIFFNB_DATA where they '
                      "are; if they are damaged, delete them. 'digits' needs no download") from why
 
+# %% ../../nbs/apps/datasets.ipynb #28a8bf8b
 def _downloaded(name, part, root, download):
     "A known set -> Images, or files to open"
     cache = Path.home()/'.cache'/'diffnb'
@@ -588,6 +596,7 @@ def _check_set(dataset, flip):
     x, _ = _stack(some)
     check_items(x, flip)
 
+# %% ../../nbs/apps/datasets.ipynb #b8b99e04
 def stream(
     dataset,         # A torch `Dataset` with a length; its items are x or (x, y), a tensor and a
                      # whole number (or None)

@@ -70,6 +70,7 @@ class Timed(nn.Module):
                              f'labels are 0 to {most}, and -1 for "no label"')
         return y
 
+# %% ../../nbs/apps/exchange.ipynb #dd99364c
 def _table_rows(net):
     "How many labels a network of diffusers knows: 0 for none, None where it does not say"
     net = unwrap(net)

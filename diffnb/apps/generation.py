@@ -202,6 +202,7 @@ def _walks(model, parts, own, how, bar):
         yield part, _steps(trajectory(model, **settings, **how), ticks)
     next(ticks, None)
 
+# %% ../../nbs/apps/generation.ipynb #c06096ad
 @torch.no_grad()
 def _steps(steps, ticks):
     "The steps of a batch, counted. Raises `ValueError` if the last is not finite"

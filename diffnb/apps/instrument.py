@@ -36,6 +36,7 @@ def _train(net, data, aside, epochs, bs, lr, seed, progress):
         if progress and int((i + 1)/per) > int(i/per):
             bar.comment = f'accuracy {_accuracy(net, aside):.4f}'
 
+# %% ../../nbs/apps/instrument.ipynb #ac4aff90
 def train_lenet(
     data:Images,        # Labelled images; the shipped weights are from `load_data('mnist')`
     epochs=10,          # How often each image is seen

@@ -118,6 +118,7 @@ def product_dtype(
     images = precision == 'auto' and x.ndim == 4
     return torch.bfloat16 if images and knows_bf16(device) else None
 
+# %% ../../nbs/apps/optim.ipynb #291a7750
 @contextmanager
 def fast_math(device):
     """TF32 products and the fastest convolutions on a GPU, for a while. With

@@ -143,6 +143,7 @@ def progress_bars():
     except ImportError: return None
     return fastprogress
 
+# %% ../../nbs/apps/runs.ipynb #3bed28e1
 class Report:
     "Say how it goes, in the way that suits the place"
     def __init__(self, start, steps, history, progress):
@@ -216,6 +217,7 @@ def keep_state(folder, step, model, ema, opt, more):
     save_state(folder/f'state-{step:08}.safetensors', dict(step=step, **parts, **more))
     thin(folder, f'state-{step:08}', 2)
 
+# %% ../../nbs/apps/runs.ipynb #a33b815c
 def thin(folder, newest, keep):
     "Delete all but the last files up to the newest"
     files = sorted(f for f in folder.glob(newest[:-8] + '*.safetensors') if f.stem <= newest)
@@ -246,6 +248,7 @@ def lay_out(opt):
             if isinstance(t, Tensor) and t.shape == p.shape:
                 kept[k] = torch.empty_like(p, dtype=t.dtype).copy_(t)
 
+# %% ../../nbs/apps/runs.ipynb #35244d66
 def check_same(had, settings):
     "Raises ValueError where a state belongs to another run, and warns where this one changed"
     other = [k for k in settings if k not in may_change and had[k] != settings[k]]
@@ -304,6 +307,7 @@ class Table:
 
     def close(self): self.file.close()
 
+# %% ../../nbs/apps/runs.ipynb #90a11925
 class Board:
     "The same numbers for TensorBoard, and the previews"
     def __init__(self, folder, start):
@@ -416,6 +420,7 @@ def split_data(pair, valid, seed):
     def pick(idx): return x[idx], None if y is None else y[idx]
     return pick(order[n:]), pick(order[:n])
 
+# %% ../../nbs/apps/runs.ipynb #f2bda849
 def check_fit(model, x, steps, epochs, bs, every):
     "What `train` cannot check; returns the number of steps"
     if not isinstance(model, Denoiser):
@@ -436,6 +441,7 @@ def check_fit(model, x, steps, epochs, bs, every):
     model.encode(x[:1].float().to(model.mean.device))              # it has not moved yet
     return steps or math.ceil(as_real(epochs)*len(x)/bs)
 
+# %% ../../nbs/apps/runs.ipynb #3eea7570
 def check_effect(model, folder, valid, patience, every, keep, tensorboard, channels_last,
                  precision, device, accelerator, lr, warmup, lr_end):
     "Raises ValueError for a setting that has no effect for want of another one, naming both"
@@ -533,6 +539,7 @@ def batches_of(pair, data, bs, seed, start, flip, device, ranks):
         warnings.simplefilter('ignore')                 # `data_pair` has said what is odd already
         return batches(pair, bs, seed, start, flip, **ranks)
 
+# %% ../../nbs/apps/runs.ipynb #391b1340
 def peek(items, model, start):
     "The first batch of a stream, and all of them"
     first = next(items, None)
@@ -689,6 +696,7 @@ def compiled(net):
     try: yield
     finally: net._compiled_call_impl = None
 
+# %% ../../nbs/apps/runs.ipynb #bfe59440
 def drive(taking, run, start):
     "Take all steps, and tidy up however it ends"
     step, stop = start, False

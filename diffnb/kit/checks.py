@@ -348,6 +348,7 @@ def check_noise_rate(rate):
         raise ValueError('at angle 0 there is no noise and the density of points has no gradient: '
                          'use an angle above 0')
 
+# %% ../../nbs/kit/checks.ipynb #d447678d
 def class_numbers(y, data):
     "Labels of a data set, one for each item and no class empty, as int64 `(N,)` on the CPU"
     y = torch.as_tensor(y).cpu()
@@ -410,6 +411,7 @@ def check_share(eta):
     if not in_range(eta, 0, 1):
         raise ValueError(f'eta={eta}: a share of noise lies between 0 (keep all, DDIM) and 1 (DDPM)')
 
+# %% ../../nbs/kit/checks.ipynb #27a401f7
 def check_sampling(denoise, x, angles, eta=0., randn=torch.randn_like, var='small', average='v',
                    churn=0., churn_range=(0., math.pi/2), noise_scale=1.):
     "Raises ValueError for arguments that no sampler can work with"
@@ -438,6 +440,7 @@ def check_average(average, first):
         raise ValueError("average='eps' cannot start at 90 degrees, where sigma is infinite: "
                          "use average='v', or a path such as path(karras, n)")
 
+# %% ../../nbs/kit/checks.ipynb #2ba0fd21
 def check_churn(churn, churn_range, noise_scale):
     "Raises ValueError for settings of EDM's churn that have no meaning"
     if not in_range(churn, 0):
@@ -569,6 +572,7 @@ def check_steps(steps, name='steps'):
         _check_step(step, i, walk[0], name)
     return walk
 
+# %% ../../nbs/kit/checks.ipynb #eeae7e75
 def _check_step(step, i, first, name):
     "Raises ValueError for a step that cannot be shown"
     if not all(hasattr(step, k) for k in ('x', 'x0', 'phi')):
@@ -639,6 +643,7 @@ def check_sinusoidal(x, dim, min_freq, max_freq):
                          'both must be above 0 and finite')
     return feature_count(dim=dim)
 
+# %% ../../nbs/kit/checks.ipynb #618bf41d
 def freq_settings(freqs):
     "The first and the last frequency as settings of `sinusoidal`"
     try:
@@ -668,6 +673,7 @@ def class_count(classes):
         raise ValueError(f'classes={classes}: a table of labels needs at least one class')
     return classes
 
+# %% ../../nbs/kit/checks.ipynb #7e6cd446
 def label_rows(y, classes):
     "Labels of a table, int64. On a GPU the range is left to CUDA: a look would make it wait"
     if not isinstance(y, Tensor):
@@ -718,6 +724,7 @@ def check_split(channels, **parts):
         raise ValueError(f'{channels} channels cannot be split into {n} {name}: '
                          f'take widths that are multiples of {n}, or other `{name}`')
 
+# %% ../../nbs/kit/checks.ipynb #e3612a55
 def check_args(make, first, **given):
     "Further arguments of `make`, as dicts; its first few are set elsewhere"
     takes = list(inspect.signature(make).parameters.values())[first:]
@@ -769,6 +776,7 @@ def check_multiple(x, n):
         raise ValueError(f'x is {x.shape[2]}x{x.shape[3]}: this network needs multiples of {n}; '
                          '`UNet` takes any size')
 
+# %% ../../nbs/kit/checks.ipynb #e6aa5bc6
 def check_sees_more(net):
     if not net.cfg.get('extra'):
         raise ValueError(f"{net.cfg['name']} sees no further channels: "
@@ -962,6 +970,7 @@ def check_denoiser(model, kind):
         raise ValueError(f'a {type(model).__name__} is no {kind.__name__}: '
                          'train Denoiser(net); wrappers go around the net')
 
+# %% ../../nbs/kit/checks.ipynb #eb414b41
 def trainable_weights(model, opt):
     "The weights to train. Raises ValueError where there are none, or the optimiser has others"
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -1069,6 +1078,7 @@ def check_rows(f):
                          'or at the network that made the features')
     return f
 
+# %% ../../nbs/kit/checks.ipynb #f126c089
 def check_weights(w, f):
     "How often each row of features counts, at least twice in all: their sum"
     if w is not None and w.shape != f.shape[:1]:
@@ -1103,6 +1113,7 @@ def check_enough_real(f):
         raise ValueError(f'{len(f)} reference images for {f.shape[1]} features: '
                          'give more images than features')
 
+# %% ../../nbs/kit/checks.ipynb #dbfe9c0f
 def check_each_at_least(images, real, least, why=''):
     "Enough generated and real images"
     if min(len(images), len(real)) < least:
@@ -1139,6 +1150,7 @@ def check_same_reference(a, b):
         raise ValueError(f'one score is against {a.name} {a.hash}, the other against '
                          f'{b.name} {b.hash}: measure both against the same reference')
 
+# %% ../../nbs/kit/checks.ipynb #71659e86
 def check_digits(y, n):
     "Labels of n pictures of digits, int64"
     if y is None:
@@ -1175,6 +1187,7 @@ def _class_numbers(cond, classes):
                          'and -1 is "no label"')
     return y
 
+# %% ../../nbs/kit/checks.ipynb #92d4ab06
 def check_takes_labels(denoise):
     "A denoiser that takes a third argument, and has no labels yet"
     try:
@@ -1208,6 +1221,7 @@ def check_labels(
         raise ValueError('cond holds NaN or infinity: repair the pictures first')
     return given
 
+# %% ../../nbs/kit/checks.ipynb #96302ac0
 def condition(model, cond):
     "`check_labels` with its arguments in the old order"
     return check_labels(cond, model)
@@ -1258,6 +1272,7 @@ def check_amount(w, x, name):
                          'give one number, or one per item')
     return w
 
+# %% ../../nbs/kit/checks.ipynb #c70cf971
 def check_interval(lo, hi):
     "Two angles, the smaller first"
     if not 0 <= lo < hi <= math.pi/2 + 1e-6:
@@ -1291,6 +1306,7 @@ def as_limits(limits):
                          'give a model, or two numbers such as (-1, 1)') from None
     return lo, hi
 
+# %% ../../nbs/kit/checks.ipynb #b822242b
 def check_limits(lo, hi):
     "The lower limit is below the upper one"
     if not (lo < hi).all():
@@ -1367,6 +1383,7 @@ def check_falling(angles):
                          'give a plain path, such as path(model.schedule, 20)')
     return angles
 
+# %% ../../nbs/kit/checks.ipynb #c886bfe3
 def check_renoises(sampler, does):
     "A sampler that draws noise on the way up"
     if not does:
@@ -1398,6 +1415,7 @@ def check_blur(width, limit):
         raise ValueError(f'width={width}, limit={limit}: '
                          'give a width above 0 in pixels, and a limit between 0 and 1')
 
+# %% ../../nbs/kit/checks.ipynb #2fc63c5a
 def check_trained(angle, lowest, what):
     "An angle not below the lowest one that a model was trained at"
     if angle < lowest - 1e-6:
@@ -1469,6 +1487,7 @@ def check_process(rank, world):
     if not 0 <= whole_number(rank, 'rank') < world:
         raise ValueError(f'rank={rank}: give a whole number from 0 to {world - 1}, one less than world')
 
+# %% ../../nbs/kit/checks.ipynb #653c3c6b
 def check_finite_images(x):
     "Raises ValueError for images that hold NaN or infinity"
     if not x.isfinite().all():

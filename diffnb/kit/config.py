@@ -77,6 +77,7 @@ def _zeros(net, shape):
     shape = whole_numbers(1, **{f'shape[{i}]': n for i, n in enumerate(shape)})
     return torch.zeros(shape).to(next(net.parameters()))
 
+# %% ../../nbs/kit/config.ipynb #0bd5b32e
 def _run(net, x):
     "A row for each part, noted while `x` passes through"
     rows, hooks, training = [], [], net.training

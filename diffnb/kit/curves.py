@@ -17,6 +17,7 @@ from .checks import (
 # %% ../../nbs/kit/curves.ipynb #4cc59d64
 schedules = {} # Every schedule by its name: how a checkpoint finds its own again
 
+# %% ../../nbs/kit/curves.ipynb #8c6cb8eb
 class Schedule:
     "A curve of angles: call it with times in [0, 1] for angles, with settings alone to bind them"
     def __init__(self,

@@ -42,6 +42,7 @@ def _parsed(text, length):
     except (ValueError, *file_errors): pass
     return None, 0
 
+# %% ../../nbs/kit/files.ipynb #7935a30e
 def header(
     fname, # A file
 )->dict:   # Name -> dtype, shape and offsets of each tensor; `__metadata__` -> dict of texts

@@ -179,6 +179,7 @@ def glue(pics, down=True, gap=0):
         at += gap + (p.height if down else p.width)
     return board
 
+# %% ../../nbs/kit/pictures.ipynb #ccc67abc
 @functools.lru_cache(1)
 def small_font():
     "The font that matplotlib brings along: it knows Greek"
@@ -258,6 +259,7 @@ def make_reel(steps, n, items, scale, decode):
         scale = max(1, round(48/first.shape[2])) if first.ndim == 4 else 1
     return Reel(shots, frames, scale, '; '.join(_notes(walks, lead, frames, items, decode)))
 
+# %% ../../nbs/kit/pictures.ipynb #f2ab7765
 def _notes(walks, lead, frames, items, decode):
     "What is not shown, in words"
     if len(frames) < len(lead):

@@ -133,6 +133,7 @@ def _opening(reel, at):
     off = [abs(shots[frame[0]].phi - at) for frame in reel.frames]
     return off.index(min(off))
 
+# %% ../../nbs/kit/scrubber.ipynb #3c4ed279
 @functools.lru_cache(1)
 def scrubber_class():
     "The widget class; made on first use, since ipywidgets is heavy"
