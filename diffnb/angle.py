@@ -33,7 +33,7 @@ def combine(a, x, b, y):
         return x
     if (a, b) == (0, 1):
         return y
-    return (a*x).add_(y, alpha=b)                 # in place: a*x belongs to nobody else
+    return (a*x).add_(y, alpha=b)                 # in place: a*x is used nowhere else
 
 # %% ../nbs/02_angle.ipynb #b93634b5
 def mix(
