@@ -1,4 +1,5 @@
 "The house stands: arrows point down, no private name crosses a module, lessons keep to their size; and the check notices where one does not"
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -55,3 +56,13 @@ def test_a_circle_is_noticed(copy):
 def test_the_report_names_every_module():
     text = house.report()
     assert all(m in text for m in house.modules())
+
+
+def test_the_two_hour_way_is_counted(copy):
+    def together(): return [int(n) for n in house.short_way(copy)[-2].split()[1:]]
+    cells, words = together()
+    fname = next((copy/'nbs').glob('05_*.ipynb'))
+    nb = json.loads(fname.read_text(encoding='utf-8'))
+    nb['cells'].append(dict(cell_type='markdown', id='x', metadata={}, source=['three more words']))
+    fname.write_text(json.dumps(nb), encoding='utf-8')
+    assert together() == [cells + 1, words + 3]

@@ -128,7 +128,30 @@ def report(base=root):
         mine = [r for r in rows if r[0] == floor]
         out.append(f'{floor:<8} {"together":<18} ' + ' '.join(f'{sum(r[i] for r in mine):>6}' for i in range(2, 6)))
     out.append(f'{"all":<8} {"":<18} {sum(r[2] for r in rows):>6} {sum(r[3] for r in rows):>6}')
+    out += ['', *short_way(base)]
     return '\n'.join(out)
+
+
+way = '00', '02', '03', '05', '09', '10'      # the two-hour way
+way_cells, way_words = 320, 9000              # what it may hold at most
+
+
+def cells_and_words(f):
+    "How many cells a notebook has, and how many words of text stand in them"
+    cells = json.loads(f.read_text(encoding='utf-8'))['cells']
+    return len(cells), sum(len(source(c).split()) for c in cells if c['cell_type'] == 'markdown')
+
+
+def short_way(base=root):
+    "Cells and words of the lessons on the two-hour way, as lines of text"
+    out, total = [f'{"two-hour way":<22} {"cells":>6} {"words":>6}'], [0, 0]
+    for number in way:
+        f = next((base/'nbs').glob(f'{number}_*.ipynb'))
+        counts = cells_and_words(f)
+        total = [a + b for a, b in zip(total, counts)]
+        out.append(f'{f.stem:<22} {counts[0]:>6} {counts[1]:>6}')
+    out.append(f'{"together":<22} {total[0]:>6} {total[1]:>6}')
+    return [*out, f'{"at most":<22} {way_cells:>6} {way_words:>6}']
 
 
 def draw(fname, base=root):
