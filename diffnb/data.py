@@ -140,7 +140,7 @@ def batches(
     rank:int=0,      # Which of several processes this is: it gets its slice of every batch
     world:int=1,     # How many processes there are
 ):                   # Endless iterator of (x0 float32, y int64 or None), `bs/world` items each
-    """Shuffled batches for ever: bytes come in [-1, 1], points as they are. Batch i depends on
+    """Endless shuffled batches: bytes come in [-1, 1], points as they are. Batch i depends on
     (seed, i) alone. Warns of images in [0, 1]"""
     x, y = as_xy(data)
     check_items(x, flip)

@@ -45,6 +45,14 @@ def test_one_angle_and_the_same_for_each_agree():
         assert_close(ask(x, .7), ask(x, each), rtol=1e-10, atol=1e-10)
 
 
+def test_log_prob_is_a_log_density():
+    blobs = mixture(swirl[::100].double(), std=.2, weights=torch.arange(1., 11.))
+    side = torch.linspace(-6, 6, 241, dtype=torch.float64)
+    plane = torch.cartesian_prod(side, side)
+    mass = blobs.log_prob(plane, .5).exp().sum()*(side[1] - side[0])**2
+    assert abs(mass - 1) < 1e-6
+
+
 @pytest.mark.parametrize('number, right, wrong', [
     (1, .8, [1., .9, 0.]), (3, 1/math.tan(math.radians(60)), [1.732, 1.]),
     (2, mixture(swirl, .3), [ideal(swirl), swirl, mixture(swirl, .5)])])
