@@ -1,6 +1,6 @@
-"""The same images before three judges: LeNets trained by one recipe, each with a seed of its own.
+"""The same images before several judges: LeNets trained by one recipe, each with its own seed.
 
-    python benchmarks/judges.py       writes results/judges.json; needs MNIST, about 15 minutes
+    python benchmarks/judges.py       writes results/judges.json; needs MNIST, about 20 minutes
 """
 import argparse
 import time
@@ -62,11 +62,12 @@ def main():
     p.add_argument('-n', type=int, default=10_000)
     p.add_argument('--times', type=int, default=40, help='draws of the bootstrap')
     p.add_argument('--epochs', type=float, default=10)
+    p.add_argument('--seeds', type=int, nargs='*', default=[0, 1, 2, 3, 4])
     a = p.parse_args()
     torch.set_num_threads(1)
     train, test = load_data('mnist'), load_data('mnist', 'test')
     nets = {'the shipped one': lambda: evaluator()[0]}
-    for seed in (0, 1):
+    for seed in a.seeds:
         nets[f'seed {seed}'] = lambda seed=seed: train_lenet(train, epochs=a.epochs, seed=seed,
                                                              progress=False)
     sets = drawn(a)
