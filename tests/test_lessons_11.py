@@ -1,5 +1,7 @@
 "FLD: what lesson 11 says, and the exercises of lessons 11 to 13"
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from diffnb.fld import (
 from diffnb.kit.exercises import judge
 from diffnb.kit.pictures import to_float
 
+root = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.filterwarnings('ignore:only .* images')
 real, held = load_data('digits'), load_data('digits', 'test')
 sharp = to_float(held.x)
@@ -176,7 +179,7 @@ ODD = Operator(lambda x: x[..., 1::2, :], rows_back)
 
 
 @pytest.mark.parametrize('lesson, n, right, wrong', [
-    ('fld', 1, .53, (5, 1.6)), ('fld', 2, 'shifted by a pixel', ('blurred', 'no 8s')),
+    ('fld', 1, .53, (5, 1.6)), ('fld', 2, 'shifted by a pixel', ('blurred', '3 % salt')),
     ('fld', 3, 92, (0, 100)), ('guidance', 1, 29, (20, 40)),
     ('guidance', 2, both, (no_base, lambda *args: None)), ('guidance', 3, 20, (50, 80)),
     ('editing', 1, 227, (200, 191)), ('editing', 2, EVERY, (TWICE, ODD)),
@@ -188,6 +191,19 @@ def test_right_answers_pass_and_wrong_ones_get_a_hint(lesson, n, right, wrong):
         assert hint and 'did not work' not in hint
 
 
+def test_the_judges_that_the_lesson_quotes():
+    record = json.loads((root/'results/judges.json').read_text(encoding='utf-8'))
+    lesson = json.loads((root/'nbs/11_fld.ipynb').read_text(encoding='utf-8'))
+    text = '\n'.join(''.join(c['source']) for c in lesson['cells'])
+    assert record['n'] == 10_000 and len(record['rows']) >= 3
+    for name, r in record['rows'].items():
+        sets = r['sets'].values()
+        values = ' | '.join(f"{s['fld']:.2f}" for s in sets)
+        raw = f"| {name} | {100*r['accuracy']:.2f} % | {r['noise']:.0f} | {values} |"
+        shares = ' | '.join(f"{s['percent']:.2f} ± {s['percent_se']:.2f}" for s in sets)
+        assert raw in text and f"| {name} | {shares} |" in text
+
+
 def test_the_answers_that_depend_on_measurements(meter):
     with pytest.warns(UserWarning, match='are these images in'):
         percent = meter((to_float(real.x) + 1)/2).percent
@@ -196,6 +212,9 @@ def test_the_answers_that_depend_on_measurements(meter):
     x = to_float(real.x[:797])
     moved = F.pad(x, (1, 0, 0, 0), value=-1)[..., :-1]
     assert flat(moved).percent > flat(blur(x)).percent
+    salt = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < .03
+    others = .8*(x + 1) - 1, torch.where(salt, 1., x), to_float(real.x[real.y != 8][:797])
+    assert flat(moved).percent > max(flat(z).percent for z in others)
     few, many = (np.mean([frechet(*stats(draw(n, s))[:2], *mnist.stats[:2]) for s in range(5)])
                  for n in (500, 5000))
     assert judge('fld', 1, 5*many/few) is None

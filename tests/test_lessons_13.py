@@ -1,6 +1,9 @@
 "Editing: what lesson 13 says, and what it refuses"
+import base64
+import json
 import math
 from functools import partial
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,6 +27,7 @@ from diffnb.samplers import ddim, ddpm, dpmpp, heun, last, seeded
 from diffnb.schedules import cosine, path
 from diffnb.unet import UNet
 
+root = Path(__file__).resolve().parent.parent
 digits = load_data('digits')
 images = to_float(digits.x)
 knows, walk = ideal(images), path(cosine, 40)
@@ -230,6 +234,25 @@ def test_slerp_item_by_item():
     assert_close(slerp(a, b, 1.), b)
     assert_close(slerp(a, b, .4)[2:3], slerp(a[2:3], b[2:3], .4))
     assert_close(slerp(a, b, torch.linspace(0, 1, 8))[5:6], slerp(a[5:6], b[5:6], 5/7))
+
+
+def test_halfway_on_the_straight_line_pictures_are_more_ordinary():
+    "Nearer to the nearest training picture than generated ones should be"
+    try: seen = to_float(load_data('mnist', n=5000, download=False).x).flatten(1)
+    except ValueError: pytest.skip('MNIST is not here: set DIFFNB_DATA to where it is')
+    plain, (a, b) = load('mnist'), draws(2, 40, 1, 28, 28).float()
+    def ordinary(z):
+        with torch.no_grad(): x = last(dpmpp(plain, z, path(plain.schedule, 10))).x
+        return torch.cdist(x.flatten(1), seen).min(1).values.mean().item()
+    ends, straight, bent = ordinary(a), ordinary((a + b)/2), ordinary(slerp(a, b, .5))
+    assert straight < .95*min(ends, bent)
+
+
+def test_the_animation_moves_and_is_small():
+    lesson = json.loads((root/'nbs/13_editing.ipynb').read_text(encoding='utf-8'))
+    cell = next(c for c in lesson['cells'] if c['id'] == 'e8755b24')
+    moving = base64.b64decode(''.join(cell['outputs'][0]['data']['image/png']))
+    assert b'acTL' in moving and len(moving) < 120_000
 
 
 def ilvr(denoise, x, angles, reference, k, randn):

@@ -300,7 +300,7 @@ def _(answer):
 
 @exercise('fld', 2)
 def _(answer):
-    if answer not in ('shifted by a pixel', '3 % salt'):
+    if answer != 'shifted by a pixel':
         return 'Pixels know places and nothing else. Which fault changes places, not strokes?'
 
 @exercise('fld', 3)
