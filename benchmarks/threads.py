@@ -139,7 +139,8 @@ def medians(turns, k):
     for (size, name, threads, wait), found in turns.items():
         found = [f for f in found if f[0] <= .1] or found
         by_name = table.setdefault(f'{size}x{size}', {}).setdefault(name, {})
-        by_name.setdefault(str(threads), {})[wait] = round(statistics.median(f[k] for f in found), 2)
+        row = by_name.setdefault(str(threads), {})
+        row[wait] = round(statistics.median(f[k] for f in found), 2)
     return table
 
 
@@ -160,8 +161,8 @@ def main():
             print(f'\n{size}, {name} neighbour, images per second')
             print(f"{'':<26}" + ''.join(f'{t:>4} thread(s)' for t in row))
             for wait in waits:
-                cells = (r.get(wait) for r in row.values())
-                print(f'{wait:<26}' + ''.join(f'{"-" if s is None else round(s):>14}' for s in cells))
+                cells = (round(r[wait]) if wait in r else '-' for r in row.values())
+                print(f'{wait:<26}' + ''.join(f'{cell:>14}' for cell in cells))
     about = dict(batch=128, seconds=a.seconds, rounds=a.rounds)
     keep('threads', **about, images_per_second=speeds, strangers=medians(turns, 0))
 
