@@ -26,9 +26,9 @@ def turn_times(contestants, rounds, unit=1e6, clock=time.perf_counter):
     return times
 
 
-def turns(contestants, rounds, unit=1e6):
+def turns(contestants, rounds, unit=1e6, clock=time.perf_counter):
     "The medians of `turn_times`, taking turns so that all see the same weather"
-    times = turn_times(contestants, rounds, unit)
+    times = turn_times(contestants, rounds, unit, clock)
     return {name: statistics.median(t) for name, t in times.items()}
 
 

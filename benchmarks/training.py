@@ -10,13 +10,15 @@ Images per second flatter a weak network, so there is a second measure: how many
 until the mean squared error of the noise, on 500 held-out images at fixed timesteps of the linear
 schedule with fixed noise, is .06, .05 and .045, with raw and with averaged weights. That number
 depends on no clock, so it may be counted on a busy machine. Divided by the images per second it
-gives seconds. Theirs are tried with the rate of their own example or trainer, and with 1e-3.
+gives seconds. (With --threads 1 so may the speed: seconds are those that the processor gave.)
+Theirs are tried with the rate of their own example or trainer, and with 1e-3.
 
 MNIST is used when it lies in DIFFNB_DATA, the built-in digits enlarged to 28x28 otherwise.
 """
 import argparse
 import copy
 import importlib.util
+import time
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -211,7 +213,8 @@ def speeds(a):
             for _ in range(a.chunk): o.step()
             return a.chunk*bs
         return go
-    seconds = turns({k: chunk(o) for k, o in made.items()}, a.rounds, unit=1)
+    clock = time.process_time if a.threads == 1 else time.perf_counter
+    seconds = turns({k: chunk(o) for k, o in made.items()}, a.rounds, 1, clock)
     for k, o in made.items():
         row = dict(data=name, batch=bs, rounds=a.rounds, chunk=a.chunk)
         size = sum(w.numel() for w in o.net.parameters())
