@@ -207,7 +207,8 @@ def speeds(a):
     "Images per second, all in turns"
     name, data, _ = images()
     torch.manual_seed(0)
-    made = {k: make(data) for k, make in contestants().items() if not k.endswith('its rate')}
+    names = a.only or [k for k in contestants() if not k.endswith('its rate')]
+    made = {k: make(data) for k, make in contestants().items() if k in names}
     def chunk(o):
         def go():
             for _ in range(a.chunk): o.step()
@@ -261,6 +262,7 @@ def main():
     p.add_argument('--rounds', type=int, default=12, help='turns of each')
     p.add_argument('--chunk', type=int, default=2, help='steps in a turn')
     p.add_argument('--threads', type=int, default=2)
+    p.add_argument('--only', nargs='*', metavar='NAME', help='time these; without it, all')
     p.add_argument('--reach', nargs='*', metavar='NAME', help='train these; without a name, all')
     p.add_argument('--every', type=int, default=10, help='steps between measurements of the error')
     p.add_argument('--most', type=int, default=400, help='steps after which a training is given up')
