@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY
 
 .PHONY: help demo test test-slow lab prepare docs bench clean
 help:
-	@echo 'make demo       train on the built-in digits, sample, leave pictures in demo/ (about a minute)'
+	@echo 'make demo       train on the built-in digits, sample, leave pictures in demo/ (1 to 1.5 minutes)'
 	@echo 'make test       run every notebook and every test (with Chromium there, the slider in a real browser too)'
 	@echo 'make test-slow  the same, with the long cells and the comparisons with other libraries'
 	@echo 'make lab        open the course in JupyterLab'
