@@ -7,9 +7,13 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint .ci
 # Large tensors are made and dropped at every training step. Without these, glibc gives their pages back to the system and asks for them again each time
 MALLOC := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_TOP_PAD_=67108864
 
+# Threads that wait for each other busily starve each other when anything else runs beside them (benchmarks/threads.py)
+OMP_WAIT_POLICY ?= PASSIVE
+export OMP_WAIT_POLICY
+
 .PHONY: help demo test test-slow lab prepare docs bench clean
 help:
-	@echo 'make demo       train on the built-in digits, sample, leave pictures in demo/ (about a minute)'
+	@echo 'make demo       train on the built-in digits, sample, leave pictures in demo/ (1 to 1.5 minutes)'
 	@echo 'make test       run every notebook and every test (with Chromium there, the slider in a real browser too)'
 	@echo 'make test-slow  the same, with the long cells and the comparisons with other libraries'
 	@echo 'make lab        open the course in JupyterLab'
@@ -64,6 +68,7 @@ bench: .venv/installed-bench+lab+browser
 	@echo 'Measuring; results go to results/'
 	@$(MALLOC) $(PY) benchmarks/samplers.py
 	@$(MALLOC) $(PY) benchmarks/training.py
+	@$(PY) benchmarks/threads.py
 	@$(PY) benchmarks/scrubber.py
 
 clean:

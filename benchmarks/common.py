@@ -14,15 +14,21 @@ import torch
 results = Path(__file__).resolve().parent.parent/'results'
 
 
-def turns(contestants, rounds, unit=1e6):
-    "{name: function that returns the work it did} -> {name: median time per unit of work}, taking turns so that all see the same weather"
+def turn_times(contestants, rounds, unit=1e6, clock=time.perf_counter):
+    "{name: function that returns the work it did} -> {name: times per unit of work, by round}"
     for f in contestants.values(): f()
     times = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, f in contestants.items():
-            start = time.perf_counter()
+            start = clock()
             done = f()
-            times[name].append((time.perf_counter() - start)/done*unit)
+            times[name].append((clock() - start)/done*unit)
+    return times
+
+
+def turns(contestants, rounds, unit=1e6, clock=time.perf_counter):
+    "The medians of `turn_times`, taking turns so that all see the same weather"
+    times = turn_times(contestants, rounds, unit, clock)
     return {name: statistics.median(t) for name, t in times.items()}
 
 

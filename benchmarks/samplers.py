@@ -1,14 +1,19 @@
-"""What a sampler costs beyond the network: 64 images of 28x28 on the CPU, and a network that answers at once.
+"""What a sampler costs beyond the network: 64 images of 28x28 on the CPU, and a network that
+answers at once. One thread, and the time that the processor gave it.
 
-Two rows for ours, since libraries draw the line differently: the walk alone (the denoiser hands over a ready Guess), and the walk with
-`unmix`, which is what the loops of the others include. Then memory: it must not grow with the number of steps.
+Two rows for ours, since libraries draw the line differently: the walk alone (the denoiser hands
+over a ready Guess), and the walk with `unmix`, which is what the loops of the others include.
+Medians, and the median of the ratios of neighbouring turns. Then memory (unless --time-only): it
+must not grow with the number of steps.
 """
 import argparse
 import importlib.util
+import statistics
+import time
 
 import torch
 
-from common import keep, peak_mb, turns
+from common import about, change, peak_mb, turn_times
 from diffnb.angle import Guess, unmix
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last
 from diffnb.schedules import linear_beta, path
@@ -25,8 +30,11 @@ def ours():
     def run(sampler, denoise, **kw):
         def go(): last(sampler(denoise, x, stops, **kw)); return n
         return go
-    return {'diffnb ddim, the walk alone': run(ddim, ready), 'diffnb ddim with unmix': run(ddim, net), 'diffnb dpmpp with unmix': run(dpmpp, net),
-            'diffnb heun with unmix (2 calls)': run(heun, net), 'diffnb ddpm with unmix': run(ddpm, net)}
+    return {'diffnb ddim, the walk alone': run(ddim, ready),
+            'diffnb ddim with unmix': run(ddim, net),
+            'diffnb dpmpp with unmix': run(dpmpp, net),
+            'diffnb heun with unmix (2 calls)': run(heun, net),
+            'diffnb ddpm with unmix': run(ddpm, net)}
 
 
 def diffusers_loops():
@@ -42,7 +50,9 @@ def diffusers_loops():
                 x = scheduler.step(out, t, x).prev_sample
             return n
         return go
-    return {'diffusers DDIM': run(DDIMScheduler(clip_sample=False)), 'diffusers Euler': run(EulerDiscreteScheduler(), True), 'diffusers DDPM': run(DDPMScheduler(clip_sample=False))}
+    return {'diffusers DDIM': run(DDIMScheduler(clip_sample=False)),
+            'diffusers Euler': run(EulerDiscreteScheduler(), True),
+            'diffusers DDPM': run(DDPMScheduler(clip_sample=False))}
 
 
 def small():
@@ -73,23 +83,31 @@ last(ddim(lambda x, phi: unmix(x, x, phi, 'v'), x, path(cosine, {steps})))
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    plain = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     p.add_argument('--rounds', type=int, default=41)
-    p.add_argument('--threads', type=int, default=1)
+    p.add_argument('--time-only', action='store_true', help='leave the memory as it was measured')
     a = p.parse_args()
-    torch.set_num_threads(a.threads)
+    torch.set_num_threads(1)
     with torch.no_grad():
         contestants = ours()
         for module, make in (('diffusers', diffusers_loops), ('smalldiffusion', small)):
             if importlib.util.find_spec(module): contestants |= make()
             else: print(f'{module} is not installed and stays out: make bench installs it')
-        us = turns(contestants, a.rounds)
-    base = us['diffnb ddim with unmix']
-    print('microseconds per step beyond the network, median; and in units of ours')
-    for name, t in us.items(): print(f'  {name:<34}{t:8.1f}{t/base:8.2f}')
+        times = turn_times(contestants, a.rounds, clock=time.process_time)
+    us = {name: round(statistics.median(t), 1) for name, t in times.items()}
+    base = times['diffnb ddim with unmix']
+    ratio = {name: round(statistics.median(b/own for b, own in zip(base, t)), 3)
+             for name, t in times.items()}
+    print('microseconds per step beyond the network; ddim with unmix in units of each')
+    for name, t in us.items(): print(f'  {name:<34}{t:8.1f}{ratio[name]:8.2f}')
+    found = dict(rounds=a.rounds, microseconds_per_step=us, ddim_with_unmix_relative_to=ratio)
+    change('samplers', lambda record: record.update({**about(), **found}))
+    if a.time_only: return
     mb = {k: min(memory(k) for _ in range(3)) for k in (10, 100, 1000)}  # the rest is the allocator
     print('peak memory in MB by number of steps:', {k: round(v) for k, v in mb.items()})
-    keep('samplers', rounds=a.rounds, microseconds_per_step=us, peak_megabytes_by_steps=mb)
+    change('samplers', lambda record: record.update(
+        peak_megabytes_by_steps=mb, peak_megabytes_measured=about()))
 
 
 if __name__ == '__main__': main()

@@ -266,6 +266,7 @@ def main(
     argv=None, # The words after `diffnb`; those of this program when None
 )->int:        # The exit code
     "`diffnb train | sample | fld ...`"
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')       # before torch is loaded
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         with plain_terminal(): done = parsed(words).run()
