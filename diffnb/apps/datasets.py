@@ -184,9 +184,25 @@ def _arrays(fname):
         raise ValueError(f'{fname} is no .npy or .npz of plain arrays ({e}): '
                          'save it with numpy.savez(fname, x=x, y=y)') from e
 
+def _labels_beside(fname, x):
+    "The labels of a .npy of images, from the one .npy beside it that is called so; or None"
+    if fname.suffix != '.npy' or x.ndim < 3: return None
+    beside = [f for f in fname.parent.glob('*.npy') if 'label' in f.stem.lower() and f != fname]
+    fitting = []
+    for f in beside:
+        try: y = np.load(f, mmap_mode='r', allow_pickle=False)
+        except Exception: continue
+        if y.ndim in (1, 2) and len(y) == len(x): fitting.append(f)
+    if len(fitting) > 1:
+        warn_caller(f'{fname}: left aside {_some(f.name for f in fitting)}: only one of them can '
+                    'hold the labels. Save numpy.savez(fname, x=x, y=y)')
+    return np.load(fitting[0], allow_pickle=False) if len(fitting) == 1 else None
+
 def _array_file(fname, part):
     "A .npy or .npz file -> Images"
     arrays = _arrays(fname)
+    y = _labels_beside(fname, next(iter(arrays.values())))
+    if y is not None: arrays['y'] = y
     known = [_find(arrays, what, p) for what in _keys for p in ('train', 'test')]
     aside = [f'{k} {a.shape}' for k, a in arrays.items() if k not in known]
     parts = [part]
@@ -615,7 +631,7 @@ def stream(
     if isinstance(dataset, IterableDataset) or not counted:
         raise ValueError(f'a {type(dataset).__name__} has no length and no item number i, so it '
                          'cannot be shuffled or resumed: give a Dataset with __len__ and '
-                         '__getitem__, or hand train an endless loop of your own over (x0, y)')
+                         '__getitem__, or give train an endless loop of your own over (x0, y)')
     bs, seed, start, rank, world = check_order(len(dataset), bs, seed, start, rank, world)
     workers = whole('workers', workers)
     _check_set(dataset, flip)

@@ -278,57 +278,6 @@ def all_settings(o, pair, world):
     said = dict(model=check_cfg(model), **scale, **named, **here, **data)
     return json.loads(json.dumps(said, default=float))
 
-# %% ../../nbs/apps/runs.ipynb #a91696c9
-def open_folder(folder, history, start, broken, overwrite=False, config=None):
-    "Begin to write: the old run goes, unreadable states are set aside, the table is opened"
-    path = folder.path
-    try:
-        if overwrite: sweep(path, folder.written)
-        path.mkdir(parents=True, exist_ok=True)
-        for f in broken: f.replace(f.with_suffix('.broken'))
-        sweep(path, ('.*.part', 'checkpoints/.*.part'))
-        if config is not None: write_json(path/'config.json', config)
-        return Table(path, history, start)
-    except OSError as e: raise ValueError(f'{path} cannot be written: {e.strerror or e}') from None
-
-def raw_weights(folder):
-    "The weights of a run as its last step left them, not averaged. Raises ValueError without"
-    states = sorted(Path(folder).glob('state-*.safetensors')) if Path(folder).is_dir() else []
-    if not states:
-        raise ValueError(f'weights: only the states of a run keep the raw ones, and {folder} has '
-                         'none: give the folder of a run')
-    return load_state(states[-1])['model']
-
-# %% ../../nbs/apps/runs.ipynb #094ffeef
-# What may change in a run that goes on, with a warning
-may_change = ('steps', 'lr', 'lr_end', 'warmup', 'precision', 'accumulate', 'compile', 'world',
-              'device', 'versions')
-
-def fingerprint(x, y):
-    "A number that other data would not have"
-    at = torch.linspace(0, len(x) - 1, min(len(x), 1000)).long().to(x.device)
-    some = [None if t is None else t[at].cpu().double().numpy().tobytes() for t in (x, y)]
-    return '%016x' % stable_seed(x.dtype, tuple(x.shape), *some)
-
-def as_setting(v):
-    "A setting as JSON can hold it: functions and optimisers by name"
-    named = callable(v) or isinstance(v, torch.optim.Optimizer)
-    return getattr(v, '__qualname__', type(v).__name__) if named else v
-
-def all_settings(o, pair, world):
-    "What must be the same for a run to go on exactly, as JSON has it"
-    names = 'bs seed flip steps lr lr_end warmup opt decay ema precision compile'.split()
-    of_train = 'kind weight perturb label_dropout clip accumulate stratified'.split()
-    own = {k: o.more.get(k, inspect.signature(train).parameters[k].default) for k in of_train}
-    named = {k: as_setting(v) for k, v in ({k: getattr(o, k) for k in names} | own).items()}
-    model, data = o.model, dict(items=None, data='batches')
-    if pair is not None: data = dict(items=len(pair[0]), data=fingerprint(*pair))
-    versions = f'torch {torch.__version__}, diffnb {diffnb.__version__}'
-    here = dict(world=world, device=model.mean.device.type, versions=versions)
-    scale = dict(mean=model.mean.tolist(), std=model.std.tolist())
-    said = dict(model=check_cfg(model), **scale, **named, **here, **data)
-    return json.loads(json.dumps(said, default=float))
-
 # %% ../../nbs/apps/runs.ipynb #35244d66
 def check_same(had, settings):
     "Raises ValueError where a state belongs to another run, and warns where this one changed"
