@@ -19,18 +19,6 @@ from .settings import (
     Amount, Count, Flag, Interval, Labels, Longest, Pairs, Part, Place, Positive, Settings, Share,
     Span, Text, Whole, kind, one_of, require, run_command, some_of, string)
 
-# %% ../../nbs/apps/cli.ipynb #a3b7810a
-def write_json(fname, content):
-    "A JSON file, by way of another name, so that nobody finds half of it"
-    fname = Path(fname)
-    temp = fname.with_name('.json.part')
-    try:
-        fname.parent.mkdir(parents=True, exist_ok=True)
-        temp.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
-        os.replace(temp, fname)
-    except OSError as e:
-        raise ValueError(f'{fname.parent} cannot be written: {e.strerror or e}') from e
-
 # %% ../../nbs/apps/cli.ipynb #3280eb83
 def items(o, split, name, **more):
     "Data by name: a cloud of points, or images"

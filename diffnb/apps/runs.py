@@ -465,82 +465,6 @@ def averaged(run):
     run.model.history = run.history
     return run.model.eval()
 
-# %% ../../nbs/apps/runs.ipynb #90072308
-class Books(Run):
-    "A run, and what it writes down"
-    def validated(self):
-        "The loss of what was held out, always with the same noise"
-        how = {k: self.o.more[k] for k in ('kind', 'weight') if k in self.o.more}
-        loss = fixed_losses(self.ema.module, *self.valid, **how)[0].mean().item()
-        self.waited = 0 if loss < self.best else self.waited + 1
-        self.best = min(self.best, loss)
-        return dict(valid=loss)
-
-    def read(self, more):
-        "Bring the numbers of the latest steps from the device, in one go, and write them down"
-        numbers = [t for log in self.unread for t in (log.items.mean(), torch.as_tensor(log.length))]
-        numbers = torch.stack([t.to(numbers[0]) for t in numbers]).tolist()
-        for i, log in enumerate(self.unread):
-            row = dict(step=log.step, loss=numbers[2*i], lr=log.lr, norm=numbers[2*i + 1],
-                       speed=log.speed)
-            if log is self.unread[-1]: row.update(more)
-            self.history.add(log, row)
-            for book in (self.table, self.board):
-                if book: book.add(row)
-        self.unread = []
-
-    def look(self, step):
-        "Show and keep a preview"
-        images = len(self.model.shape) == 3
-        picture = as_picture(preview(self.ema.module, **dict(n=16 if images else 2000)
-                                     | (self.o.previews or {})))
-        self.report.show('preview', picture)
-        if self.folder:
-            (self.folder.path/'previews').mkdir(exist_ok=True)
-            picture.save(self.folder.path/'previews'/f'{step:08}.png')
-        if self.board: self.board.look(picture, step)
-
-# %% ../../nbs/apps/runs.ipynb #691f9acd
-class States(Books):
-    "A run, and the states from which it can go on"
-    def write(self, step):
-        "Write the state, and the averaged model"
-        scaler, path = self.team.scaler, self.folder.path
-        parts = dict(model=plain_state(unwrap(self.model.net)), ema=plain_state(self.ema),
-                     opt=self.opt.state_dict(), settings=self.settings, best=self.best,
-                     waited=self.waited)
-        if scaler is not None: parts['scaler'] = scaler.state_dict()
-        save_state(path/f'state-{step:08}.safetensors', dict(step=step, **parts))
-        thin(path, f'state-{step:08}', 2)
-        save(path/'checkpoints'/f'{step:08}.safetensors', self.ema, steps=step)
-        thin(path/'checkpoints', f'{step:08}', self.o.keep)
-
-    def restore(self, state):
-        "Put a state back. Raises ValueError where it belongs to another run"
-        try:
-            check_same(state['settings'], self.settings)
-            load_plain(unwrap(self.model.net), state['model'])
-            load_plain(self.ema, state['ema'])
-            self.opt.load_state_dict(state['opt'])
-            lay_out(self.opt)
-            if self.team.scaler is not None and state.get('scaler'):
-                self.team.scaler.load_state_dict(state['scaler'])
-            self.best, self.waited = state['best'], state['waited']
-        except (KeyError, TypeError, AttributeError, RuntimeError) as e:
-            raise ValueError(f'resume: the state in this folder does not fit: {e}') from None
-
-    def close(self, step):
-        "The last state, and the model"
-        if step > self.start and not self.due('save', step): self.write(step)
-        save(self.folder.path/'model.safetensors', self.ema, steps=step)
-
-    def averaged(self):
-        "The model that was trained, with the averaged weights, as it would come from a file"
-        load_plain(self.model, plain_state(self.ema.module))
-        self.model.to(memory_format=torch.contiguous_format)
-        self.model.history = self.history
-        return self.model.eval()
-
 # %% ../../nbs/apps/runs.ipynb #a8908080
 def split_data(pair, valid, seed):
     "Training data (x, y), and what is held out"
@@ -669,14 +593,12 @@ def check_effect(o, source, team):
     mixed = getattr(team.accelerator, 'mixed_precision', 'no')
     flat = not any(p.ndim == 4 for p in o.model.parameters())
     plain, highest = f'an accelerator without mixed_precision={mixed!r}', 'lr=, the highest rate'
+    in_folder = [('keep=', o.keep != 3), ('every=dict(save=)', every.get('save'))]
+    in_folder += [(f'{k}=', getattr(o, k)) for k in ('tensorboard', 'config', 'overwrite')]
     pairs = [('patience=', o.patience, valid is None, held),
              ('patience=', o.patience, every.get('valid') == 0, 'every=dict(valid=) above 0'),
              ('every=dict(valid=)', every.get('valid'), valid is None, held),
-             ('every=dict(save=)', every.get('save'), folder is None, kept),
-             ('keep=', o.keep != 3, folder is None, kept),
-             ('tensorboard=', o.tensorboard, folder is None, kept),
-             ('config=', o.config, folder is None, kept),
-             ('overwrite=', o.overwrite, folder is None, kept),
+             *[(name, given, folder is None, kept) for name, given in in_folder],
              ('warmup=', o.warmup, o.lr is None, highest),
              ('lr_end=', o.lr_end, o.lr is None, highest),
              ('previews=', o.previews, not every.get('preview'), 'every=dict(preview=) above 0'),
