@@ -613,7 +613,7 @@ def check_effect(o, source, team):
                          f'{there}: leave it out')
     fp = progress_bars()
     if every.get('preview') and folder is None and not (fp and fp.IN_NOTEBOOK):
-        warnings.warn('every=dict(preview=) without folder=, outside a notebook: nobody will see '
+        warnings.warn('every=dict(preview=) without folder=, outside a notebook: no one will see '
                       'the previews', stacklevel=3)
 
 # %% ../../nbs/apps/runs.ipynb #7b38be26
