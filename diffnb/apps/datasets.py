@@ -524,19 +524,23 @@ def hold_out(
     return tuple(_at(data, idx) for idx in _hold(len(data.x), share, seed))
 
 # %% ../../nbs/apps/datasets.ipynb #59b7a1b9
+_readers = { # the name of a set, the ending of a file, or 'folder' -> what reads it, usual size
+    'digits': (lambda name, part, root, download: _digits(part), 16),
+    **{name: (_downloaded, known.size) for name, known in _downloads.items()},
+    **dict.fromkeys(('.npy', '.npz'), (lambda path, part, *_: _array_file(path, part), None)),
+    'folder': (lambda path, part, *_: _folder(path, part), None)}
+
 def _source(name, part, root, download):
     "Images or files to open, and the size when none is asked for"
-    if name == 'digits':
-        return _digits(part), 16
-    if name in _downloads:
-        return _downloaded(name, part, root, download), _downloads[name].size
     path = Path(root or '.')/Path(name).expanduser()
-    if path.suffix in ('.npy', '.npz'):
-        return _array_file(path, part), None
-    if path.is_dir():
-        return _folder(path, part), None
-    raise ValueError(f'{str(name)!r} is neither a known set nor a folder or an .npy or .npz file '
-                     f'(looked at {path.absolute()}): known are digits, {", ".join(_downloads)}')
+    kind = 'folder' if path.is_dir() and path.suffix not in _readers else path.suffix
+    if name in ('digits', *_downloads): kind = path = name
+    if kind not in _readers:
+        raise ValueError(f'{str(name)!r} is neither a known set nor a folder or an .npy or .npz '
+                         f'file (looked at {path.absolute()}): known are digits, '
+                         f'{", ".join(_downloads)}')
+    read, size = _readers[kind]
+    return read(path, part, root, download), size
 
 def _choose(count, split, valid, n, seed):
     "Which of `count` items make the split"
