@@ -26,11 +26,9 @@ from ..kit.checks import warn_caller, whole
 def _sides(size):
     "One number for a square, or two -> (height, width)"
     sides = [size]*2 if np.ndim(size) == 0 else list(size)
-    if len(sides) != 2:
-        raise ValueError(f'size {size}: give one side, or (height, width)')
+    if len(sides) != 2: raise ValueError(f'size {size}: give one side, or (height, width)')
     h, w = (whole('size', side, -math.inf) for side in sides)
-    if min(h, w) < 1:
-        raise ValueError(f'size {size}: give at least 1 pixel')
+    if min(h, w) < 1: raise ValueError(f'size {size}: give at least 1 pixel')
     return h, w
 
 def to_size(
@@ -41,14 +39,12 @@ def to_size(
     check_bytes(x, 'to_size')
     h, w = _sides(size)
     H, W = x.shape[-2:]
-    if (H, W) == (h, w):
-        return x
+    if (H, W) == (h, w): return x
     k = min(H/h, W/w)                        # how often the wanted shape fits in
     ch, cw = max(1, round(k*h)), max(1, round(k*w))
     top, left = (H - ch)//2, (W - cw)//2
     x = x[..., top:top+ch, left:left+cw]
-    if (ch, cw) == (h, w):
-        return x.contiguous()
+    if (ch, cw) == (h, w): return x.contiguous()
     how = dict(size=(h, w), mode='bicubic', antialias=True)
     parts = [F.interpolate(p.float(), **how) for p in x.split(1000)]
     return torch.cat([p.round().clamp(0, 255).byte() for p in parts])
@@ -60,14 +56,11 @@ def to_channels(
 )->Tensor:             # uint8 `(N, channels, H, W)`
     "Grey to colour by repeating; colour to grey by the weights of the eye (ITU-R BT.601)"
     check_bytes(x, 'to_channels')
-    if channels is not None:
-        channels = whole('channels', channels)
+    if channels is not None: channels = whole('channels', channels)
     if channels not in (None, 1, 3) or x.shape[1] not in (1, 3):
         raise ValueError(f'{x.shape[1]} channels to {channels}: images have 1 (grey) or 3 (RGB)')
-    if channels in (None, x.shape[1]):
-        return x
-    if channels == 3:
-        return x.repeat(1, 3, 1, 1)
+    if channels in (None, x.shape[1]): return x
+    if channels == 3: return x.repeat(1, 3, 1, 1)
     eye = torch.tensor([.299, .587, .114], device=x.device).view(3, 1, 1)
     return (x*eye).sum(1, keepdim=True).round().byte()
 
@@ -99,8 +92,7 @@ def _bytes(a, where, black=None):
     if a.dtype.kind != 'f':
         raise ValueError(f'{where}: images are {a.dtype}: '
                          'save them as uint8, or as float in [0, 1] or [-1, 1]')
-    if black is None:
-        black = _black(*_range([a]), where)
+    if black is None: black = _black(*_range([a]), where)
     return np.round((a - black)*(255/(1 - black))).clip(0, 255).astype(np.uint8)
 
 # %% ../../nbs/apps/datasets.ipynb #30c90517
@@ -112,8 +104,7 @@ def _nchw(a, where, black=None):
     if a.ndim == 3 and a.shape[2] in (1, 3) and a.shape[1] != a.shape[2]:
         raise ValueError(f'{where}: shape {a.shape}: is this one picture (H, W, C)? '
                          'A set is (N, H, W, C): save x[None]')
-    if a.ndim == 3:
-        a = a[:, None]
+    if a.ndim == 3: a = a[:, None]
     first, last = a.shape[1] in (1, 3), a.shape[3] in (1, 3)
     if first == last:
         raise ValueError(f'{where}: shape {a.shape}: just one of axis 1 and axis 3 '
@@ -152,8 +143,7 @@ def _array_part(arrays, part, where):
     keys = [_find(arrays, 'x', p) for p in ('train', 'test')]
     pictures = [arrays[k] for k in keys if k]
     black = None
-    if any(a.dtype.kind == 'f' for a in pictures):
-        black = _black(*_range(pictures), where)
+    if any(a.dtype.kind == 'f' for a in pictures): black = _black(*_range(pictures), where)
     x = _nchw(x, where, black)
     y = None if y is None else as_labels(y, len(x), where)
     names = None if names is None else [as_text(s) for s in names.ravel().tolist()]
@@ -164,8 +154,7 @@ def _array_part(arrays, part, where):
 
 def _join(parts):
     "Several Images, one after the other"
-    if len(parts) == 1:
-        return parts[0]
+    if len(parts) == 1: return parts[0]
     ys = [p.y for p in parts]
     if any(y is not None for y in ys):                  # -1, "no label", for a part without labels
         ys = [torch.full((len(p.x),), -1) if p.y is None else p.y for p in parts]
@@ -175,8 +164,7 @@ def _join(parts):
 # %% ../../nbs/apps/datasets.ipynb #a2783fd5
 def _arrays(fname):
     "The arrays in a .npy or .npz file, by name"
-    if not fname.exists():
-        raise ValueError(f'no file {fname.absolute()}: check the path')
+    if not fname.exists(): raise ValueError(f'no file {fname.absolute()}: check the path')
     try:
         a = np.load(fname, allow_pickle=False)                # a pickle could run any code: never
         return dict(x=a) if isinstance(a, np.ndarray) else {k: a[k] for k in a.files}
@@ -206,8 +194,7 @@ def _array_file(fname, part):
     known = [_find(arrays, what, p) for what in _keys for p in ('train', 'test')]
     aside = [f'{k} {a.shape}' for k, a in arrays.items() if k not in known]
     parts = [part]
-    if part == 'all':
-        parts = ['train', 'test'] if _has_test(arrays) else ['train']
+    if part == 'all': parts = ['train', 'test'] if _has_test(arrays) else ['train']
     data = _join([_array_part(arrays, p, fname) for p in parts])
     if aside:
         warn_caller(f'{fname}: left aside {_some(aside)}: images are read from x, labels from y, '
@@ -308,8 +295,7 @@ def _check_depth(folder, inner):
 
 def _homes(folder):
     "The folders that hold the parts: {'train': folder}, or folder/train and folder/test"
-    if not folder.is_dir():
-        raise ValueError(f'no folder {folder.absolute()}: check the path')
+    if not folder.is_dir(): raise ValueError(f'no folder {folder.absolute()}: check the path')
     inner = _folders(folder)
     roles = _parts(inner)
     if not roles:
@@ -353,8 +339,7 @@ def _aside(files):
     papers = ('readme', 'license', 'licence', 'copying', 'citation')
     read = (*_endings, *_papers)
     other = [f for f in files if f.suffix.lower() not in read and f.stem.lower() not in papers]
-    if not other:
-        return ''
+    if not other: return ''
     return (f'left aside {_some(other)}: pictures are read from files ending in '
             f'{" ".join(_endings)} (convert HEIC, AVIF and others to PNG or JPEG), '
             'and labels from the names of the folders alone')
@@ -363,8 +348,7 @@ def _aside(files):
 def _spoken(files):
     "Words that begin the names of loose files and may be labels: cat.0.jpg, dog.0.jpg"
     found = [re.fullmatch(r'(.*?[^\W_])[ ._-]+\d+', f.stem) for f in files]
-    if not all(found):
-        return []
+    if not all(found): return []
     counts = Counter(m[1] for m in found)
     return sorted(counts, key=_natural) if len(counts) > 1 and min(counts.values()) > 1 else []
 
@@ -390,8 +374,7 @@ def _folder(folder, part):
         raise ValueError(f'{loose[0]} lies beside the class folders {", ".join(names[:5])}: '
                          'move it into one of them')
     _check_names(names, folder)
-    if aside:
-        warn_caller(f'{folder}: {aside}')
+    if aside: warn_caller(f'{folder}: {aside}')
     spoken = [] if names else _spoken(loose)
     if spoken:
         warn_caller(f'{folder}: no labels, although the names of the files begin with '
@@ -413,8 +396,7 @@ def _item(items, i, where):
 
 def _with_bar(idx):
     "A progress bar where there is time to read it"
-    if len(idx) < 1000:
-        return idx
+    if len(idx) < 1000: return idx
     from fastprogress import progress_bar
     return progress_bar(idx, leave=False)
 
@@ -426,8 +408,7 @@ def _read(files, idx, size, channels, where):
         x = to_channels(x, channels)
         xs.append(x if size is None else to_size(x, size))
         ys.append(label)
-    if any(x.shape[1] == 3 for x in xs):
-        xs = [to_channels(x, 3) for x in xs]
+    if any(x.shape[1] == 3 for x in xs): xs = [to_channels(x, 3) for x in xs]
     sizes = sorted({tuple(x.shape[2:]) for x in xs})
     if len(sizes) > 1:
         raise ValueError(f'{where}: images of {len(sizes)} sizes, from {sizes[0]} to {sizes[-1]}: '
@@ -482,8 +463,7 @@ def _downloaded(name, part, root, download):
     names = getattr(sets[0], 'classes', None)
     if names:
         names = [c.split(' - ')[0] for c in names]            # '0 - zero' of MNIST is '0' here
-    if not hasattr(sets[0], 'data'):
-        return _Files(torch.utils.data.ConcatDataset(sets), names)
+    if not hasattr(sets[0], 'data'): return _Files(torch.utils.data.ConcatDataset(sets), names)
     parts = [Images(_nchw(np.asarray(s.data), name), torch.as_tensor(s.targets).long(), names)
              for s in sets]
     return _join(parts)
@@ -548,11 +528,9 @@ def _choose(count, split, valid, n, seed):
     if valid and split in ('train', 'valid'):
         rest, held = _hold(count, valid, seed)
         idx = held if split == 'valid' else rest
-    if n is None:
-        return idx
+    if n is None: return idx
     n = whole('n', n, -math.inf)
-    if not 0 < n <= len(idx):
-        raise ValueError(f'n={n}: the split {split} has {len(idx)} images')
+    if not 0 < n <= len(idx): raise ValueError(f'n={n}: the split {split} has {len(idx)} images')
     return np.sort(numpy_rng(seed, 1).permutation(idx)[:n])
 
 # %% ../../nbs/apps/datasets.ipynb #c1f50ea6
@@ -579,8 +557,7 @@ def load_data(
     source, usual = _source(name, 'train' if split == 'valid' else split, root, download)
     size = usual if size is None else size
     idx = _choose(len(source[0]), split, valid, n, seed)
-    if isinstance(source, _Files):
-        return _read(source, idx, size, channels, name)
+    if isinstance(source, _Files): return _read(source, idx, size, channels, name)
     data = _at(source, idx)
     x = to_channels(data.x, channels)
     return data._replace(x=x if size is None else to_size(x, size))
@@ -604,8 +581,7 @@ def _stack(items):
     if len(shapes) > 1:
         raise ValueError(f'stream: items of shapes {shapes[0]} and {shapes[-1]}: '
                          'bring them to one size, by a transform')
-    if all(y is None for y in ys):
-        return torch.stack(xs), None
+    if all(y is None for y in ys): return torch.stack(xs), None
     ys = [-1 if y is None else y.tolist() if isinstance(y, Tensor) else y for y in ys]
     return torch.stack(xs), as_labels(ys, len(ys), 'stream')
 
