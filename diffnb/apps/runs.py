@@ -27,7 +27,7 @@ import warnings
 import numpy as np
 import torch
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from torch import Tensor
 from types import SimpleNamespace

@@ -15,7 +15,6 @@ import difflib
 import io
 import json
 import math
-import os
 import sys
 import tyro
 import warnings
