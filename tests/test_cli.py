@@ -238,8 +238,8 @@ def test_named_classes_raw_weights_and_heun_as_others_have_it(tmp_path, capsys):
 
 def test_families_are_layers_below_files_and_flags(tmp_path):
     from diffnb.apps.cli import Train
-    from diffnb.apps.settings import families
-    assert len(list(families.glob('*.json'))) == 9
+    from diffnb.apps.settings import family_files
+    assert len(list(family_files.glob('*.json'))) == 9
     Path(tmp_path/'mine.json').write_text('{"lr": 0.5, "seed": 3}')
     made = Train.read(tmp_path/'mine.json', 'ddpm-cifar10', seed=4)
     assert (made.lr, made.seed, made.opt, made.steps) == (.5, 4, 'adam', 800_000)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['hint', 'Whole', 'Count', 'Positive', 'Amount', 'Share', 'Part', 'Text', 'Place', 'Flag', 'Pairs', 'Labels', 'Span',
-           'Interval', 'Longest', 'families', 'default_of', 'spell', 'kind', 'reader', 'string', 'truth', 'one_of',
-           'some_of', 'pairs', 'labels', 'span', 'interval', 'longest', 'require', 'of_family', 'from_file', 'Settings',
-           'flat', 'parsed', 'plain_terminal', 'failure', 'run_command']
+           'Interval', 'Longest', 'family_files', 'default_of', 'spell', 'kind', 'reader', 'string', 'truth', 'one_of',
+           'some_of', 'pairs', 'labels', 'span', 'steps_or_epochs', 'longest', 'require', 'of_family', 'from_file',
+           'Settings', 'flat', 'parsed', 'plain_terminal', 'failure', 'run_command']
 
 # %% ../../nbs/apps/settings.ipynb #31ceef70
 import ast
@@ -123,7 +123,7 @@ def span(value):
     if low >= high: raise ValueError
     return [low, high]
 
-def interval(value):
+def steps_or_epochs(value):
     "Steps; or a text such as '2 epochs'"
     said = str(value).removesuffix('s').removesuffix('epoch').strip()
     if said == str(value): return reader(int, lambda n: n >= 0)(value)
@@ -138,7 +138,8 @@ Labels   = kind("'all', 'none', or labels: whole numbers from 0 on (-1 is no lab
                 'LABEL', labels, many=True)
 Span     = kind('two angles from 0 to 90 degrees, the smaller first, such as 20 60', 'DEG', span,
                 many=True)
-Interval = kind("a whole number of steps, 0 or more, or epochs such as '2 epochs'", 'N', interval)
+Interval = kind("a whole number of steps, 0 or more, or epochs such as '2 epochs'", 'N',
+                steps_or_epochs)
 Longest  = kind('a number above 0, or none', 'X', longest)
 
 # %% ../../nbs/apps/settings.ipynb #6c6a63db
@@ -146,13 +147,13 @@ def require(true, words):
     "Raises ValueError with these words where something is not true"
     if not true: raise ValueError(words)
 
-families = Path(diffnb.__file__).parent/'families'
+family_files = Path(diffnb.__file__).parent/'families'
 
 def of_family(name):
     "The file of settings that has this name"
-    known = sorted(f.stem for f in families.glob('*.json'))
+    known = sorted(f.stem for f in family_files.glob('*.json'))
     require(name in known, f'family: {name!r} is not known: one of {", ".join(known)}')
-    return families/f'{name}.json'
+    return family_files/f'{name}.json'
 
 def from_file(fname, cls):
     "The settings in a file that a command wrote. Raises ValueError for anything else"
