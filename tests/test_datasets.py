@@ -56,3 +56,10 @@ def test_celeba_in_its_own_layout(tmp_path, monkeypatch):
     assert train.x.shape == (5, 3, 16, 16) and test.x.shape == (2, 3, 16, 16) and train.y is None
     reds = torch.tensor([0., 40, 80, 120, 160])
     assert (train.x[:, 0].float().mean((1, 2)) - reds).abs().max() < 3
+
+
+def test_a_full_memory_is_no_broken_image(tmp_path, monkeypatch):
+    Image.new('L', (4, 4)).save(tmp_path/'fine.png')
+    def full(*_, **__): raise MemoryError
+    monkeypatch.setattr(Image, 'open', full)
+    with pytest.raises(MemoryError): load_data(tmp_path)

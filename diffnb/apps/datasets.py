@@ -238,6 +238,7 @@ def _open(f):
     try:
         with Image.open(f) as im:
             im.load()
+    except MemoryError: raise                                 # the image may be fine
     except Exception as e:
         raise ValueError(f'{f} cannot be read as an image ({e}): fix or remove it') from e
     return im
@@ -387,8 +388,7 @@ def _item(items, i, where):
     "Item i as bytes (1, C, H, W), and its label"
     try:
         im, label = items[i]
-    except ValueError:          # this one names the file
-        raise
+    except (ValueError, MemoryError): raise             # the first one names the file
     except Exception as e:
         raise ValueError(f'{where}: image {i} cannot be read ({e}): '
                          'delete the set, so that it is fetched again') from e
