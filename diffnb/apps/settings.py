@@ -25,7 +25,10 @@ from typing import Annotated, Any, Union
 from tyro.constructors import PrimitiveConstructorSpec
 
 # %% ../../nbs/apps/settings.ipynb #bf45c720
-def default_of(value): return '' if value in ('', 'None', 'False') else f'(default: {value})'
+def default_of(value):
+    "The default in the help, where it says something"
+    return '' if value in ('', 'None', 'False') else f'(default: {value})'
+
 hint = tyro.conf.arg(help_behavior_hint=default_of)
 
 def spell(value):
