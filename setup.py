@@ -18,7 +18,7 @@ setup(
     classifiers=[f"Development Status :: {statuses[int(cfg['status']) - 1]}", f"Intended Audience :: {cfg['audience']}",
                  f"Natural Language :: {cfg['language']}", 'Framework :: Jupyter', 'Programming Language :: Python :: 3 :: Only'],
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']),
-    package_data={cfg['lib_path']: ['*.safetensors', '*.json']}, zip_safe=False,
+    package_data={cfg['lib_path']: ['*.safetensors', '*.json', 'families/*.json']}, zip_safe=False,
     python_requires='>=' + cfg['min_python'], install_requires=shlex.split(cfg['requirements']), extras_require=extras,
     entry_points={'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"], 'console_scripts': shlex.split(cfg['console_scripts'])},
     long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),

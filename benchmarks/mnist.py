@@ -101,7 +101,7 @@ def load_raw(folder, model):
 
 @torch.no_grad()
 def draw(model, sampler=dpmpp, calls=20, n=10_000, batch=50, seed=0, labels=None, w=1.):
-    "Digits from fixed noise, worked off in helpings; with the seconds it took"
+    "Digits from fixed noise, in batches; with the seconds it took"
     angles = path(model.sample_schedule or model.schedule, calls)
     out, start = [], time.time()
     for i in range(0, n, batch):

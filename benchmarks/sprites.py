@@ -133,18 +133,18 @@ def reader(folder, steps):
     return model.eval()
 
 
-def in_helpings(function, images):
+def in_parts(function, images):
     x = images.x if isinstance(images, Images) else images
     x = to_float(x) if x.dtype == torch.uint8 else x
     with torch.no_grad(): return torch.cat([function(p) for p in x.split(200)])
 
 
-def colours(images): return in_helpings(lambda x: (x + 1).flatten(1)/2, images)
+def colours(images): return in_parts(lambda x: (x + 1).flatten(1)/2, images)
 
 
 def agreement(net, x, y):
     "How many are read as what they should be: of all, its standard error, and class by class"
-    right = in_helpings(net, x).argmax(1).eq(y).double()
+    right = in_parts(net, x).argmax(1).eq(y).double()
     return dict(agreement=right.mean().item(), agreement_se=(right.mean()*(1 - right.mean())/len(y)).sqrt().item(), by_class=[right[y == k].mean().item() for k in range(5)])
 
 
@@ -199,7 +199,7 @@ def real(a):
     "What the numbers say of real sprites"
     train, held = sprites()
     net = reader(a.folder, a.reader)
-    fld = FLD(held, features=partial(in_helpings, net.features), real=train)
+    fld = FLD(held, features=partial(in_parts, net.features), real=train)
     note(a, 'real', 'held out', dict(n=len(held.x), train=len(train.x), noise=fld.ref.noise, floor={str(n): v for n, v in fld.ref.floor.tolist()}, **agreement(net, held.x, held.y)))
     note(a, 'real', 'training', dict(n=len(train.x), **agreement(net, train.x, train.y)))
     picture(a, 'real', to_float(by_class(train.x[::3], train.y[::3])), 12)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffnb.apps.checkpoints import load
 from diffnb.apps.cli import main
@@ -23,6 +24,7 @@ points = '--data spiral --n 400 --bs 16 --net-args width=8 layers=2 --no-tensorb
 lives = '''
 import os, random, signal, sys, time
 import torch
+from PIL import Image
 torch.set_num_threads(1)
 from diffnb.kit import files
 from diffnb.apps.cli import main
@@ -212,3 +214,49 @@ def test_an_order_that_is_refused_does_not_cost_what_was_there(tmp_path, capsys)
     assert main([*order, '--overwrite', '--var', 'small']) == 2
     assert {f: f.read_bytes() for f in (tmp_path/'some').rglob('*') if f.is_file()} == before
     assert main([*order, '--overwrite', '--n', '3']) == 0 and len(list((tmp_path/'some').rglob('images/*.png'))) == 3 and not list((tmp_path/'some').glob('.*'))
+
+
+def test_named_classes_raw_weights_and_heun_as_others_have_it(tmp_path, capsys):
+    for i in range(24):
+        home = tmp_path/'pets'/('cat', 'dog')[i % 2]
+        home.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), [10*i, 0, 99], np.uint8)).save(home/f'{i}.png')
+    run, quiet = ['train', '--data', str(tmp_path/'pets'), '--out', str(tmp_path/'run')], ['--no-progress']
+    assert main([*run, '--steps', '4', '--bs', '4', '--net-args', 'width=8', 'mults=[1]', '--clip', 'none', '--every-save', '1 epoch', '--no-tensorboard', *quiet]) == 0
+    assert json.loads((tmp_path/'run'/'config.json').read_text())['clip'] is None and load(tmp_path/'run').names == ['cat', 'dog']
+    made = {}
+    for name, more in dict(named='--labels dog', number='--labels 1', raw='--labels 1 --weights raw', average='--labels 1 --average eps', half='--labels 1 --precision bf16').items():
+        words = ['sample', str(tmp_path/'run'), '--n', '2', '--calls', '4', '--sampler', 'heun', '--save', 'npz', '--out', str(tmp_path/name), *more.split(), *quiet]
+        assert main(words) == 0
+        made[name] = np.load(tmp_path/name/'samples.npz')['x'].astype(int)
+    assert (made['named'] == made['number']).all() and made['number'].shape == (2, 8, 8, 3)
+    assert all((made['number'] != made[k]).any() for k in ('raw', 'average'))
+    capsys.readouterr()
+    assert main(['fld', str(tmp_path/'pets'), '--reference', 'digits', *quiet]) == 2                     # too few: said after the warning
+    assert 'a reader of grey digits' in capsys.readouterr().err
+
+
+def test_families_are_layers_below_files_and_flags(tmp_path):
+    from diffnb.apps.cli import Train
+    from diffnb.apps.settings import family_files
+    assert len(list(family_files.glob('*.json'))) == 9
+    Path(tmp_path/'mine.json').write_text('{"lr": 0.5, "seed": 3}')
+    made = Train.read(tmp_path/'mine.json', 'ddpm-cifar10', seed=4)
+    assert (made.lr, made.seed, made.opt, made.steps) == (.5, 4, 'adam', 800_000)
+    assert Train.read(family='julia-mnist', steps=7).epochs is None
+
+
+@pytest.mark.parametrize('name, parameters', [('julia-mnist', 602_705), ('julia-mnist-labels', 622_865), ('lux-flowers', 1_950_627), ('ddpm-mnist', 8_949_761),
+                                              ('ddpm-cifar10', 35_746_307), ('cfg-cifar10', 44_178_947), ('ddpm-celeba', 113_673_219), ('r-flowers', 3_562_211), ('sprites', None)])
+def test_a_family_describes_the_network_of_its_original(name, parameters):
+    from diffnb.apps.checkpoints import build
+    from diffnb.apps.cli import Train, check_train, network
+    from diffnb.data import Images
+    o = Train.read(family=name)
+    o.family = None
+    check_train(o)
+    channels, classes = 1 if 'mnist' in name else 3, 5 if name == 'sprites' else 10
+    data = Images(torch.zeros(20, channels, 16, 16, dtype=torch.uint8), torch.arange(20) % classes if o.labels else None)
+    with torch.device('meta'): net = build(network(o, data))
+    count = sum(p.numel() for p in net.parameters())
+    assert count == parameters or parameters is None and net.cfg['classes'] == 5

@@ -26,11 +26,9 @@ from ..kit.checks import warn_caller, whole
 def _sides(size):
     "One number for a square, or two -> (height, width)"
     sides = [size]*2 if np.ndim(size) == 0 else list(size)
-    if len(sides) != 2:
-        raise ValueError(f'size {size}: give one side, or (height, width)')
+    if len(sides) != 2: raise ValueError(f'size {size}: give one side, or (height, width)')
     h, w = (whole('size', side, -math.inf) for side in sides)
-    if min(h, w) < 1:
-        raise ValueError(f'size {size}: give at least 1 pixel')
+    if min(h, w) < 1: raise ValueError(f'size {size}: give at least 1 pixel')
     return h, w
 
 def to_size(
@@ -41,14 +39,12 @@ def to_size(
     check_bytes(x, 'to_size')
     h, w = _sides(size)
     H, W = x.shape[-2:]
-    if (H, W) == (h, w):
-        return x
+    if (H, W) == (h, w): return x
     k = min(H/h, W/w)                        # how often the wanted shape fits in
     ch, cw = max(1, round(k*h)), max(1, round(k*w))
     top, left = (H - ch)//2, (W - cw)//2
     x = x[..., top:top+ch, left:left+cw]
-    if (ch, cw) == (h, w):
-        return x.contiguous()
+    if (ch, cw) == (h, w): return x.contiguous()
     how = dict(size=(h, w), mode='bicubic', antialias=True)
     parts = [F.interpolate(p.float(), **how) for p in x.split(1000)]
     return torch.cat([p.round().clamp(0, 255).byte() for p in parts])
@@ -60,14 +56,11 @@ def to_channels(
 )->Tensor:             # uint8 `(N, channels, H, W)`
     "Grey to colour by repeating; colour to grey by the weights of the eye (ITU-R BT.601)"
     check_bytes(x, 'to_channels')
-    if channels is not None:
-        channels = whole('channels', channels)
+    if channels is not None: channels = whole('channels', channels)
     if channels not in (None, 1, 3) or x.shape[1] not in (1, 3):
         raise ValueError(f'{x.shape[1]} channels to {channels}: images have 1 (grey) or 3 (RGB)')
-    if channels in (None, x.shape[1]):
-        return x
-    if channels == 3:
-        return x.repeat(1, 3, 1, 1)
+    if channels in (None, x.shape[1]): return x
+    if channels == 3: return x.repeat(1, 3, 1, 1)
     eye = torch.tensor([.299, .587, .114], device=x.device).view(3, 1, 1)
     return (x*eye).sum(1, keepdim=True).round().byte()
 
@@ -99,8 +92,7 @@ def _bytes(a, where, black=None):
     if a.dtype.kind != 'f':
         raise ValueError(f'{where}: images are {a.dtype}: '
                          'save them as uint8, or as float in [0, 1] or [-1, 1]')
-    if black is None:
-        black = _black(*_range([a]), where)
+    if black is None: black = _black(*_range([a]), where)
     return np.round((a - black)*(255/(1 - black))).clip(0, 255).astype(np.uint8)
 
 # %% ../../nbs/apps/datasets.ipynb #30c90517
@@ -112,8 +104,7 @@ def _nchw(a, where, black=None):
     if a.ndim == 3 and a.shape[2] in (1, 3) and a.shape[1] != a.shape[2]:
         raise ValueError(f'{where}: shape {a.shape}: is this one picture (H, W, C)? '
                          'A set is (N, H, W, C): save x[None]')
-    if a.ndim == 3:
-        a = a[:, None]
+    if a.ndim == 3: a = a[:, None]
     first, last = a.shape[1] in (1, 3), a.shape[3] in (1, 3)
     if first == last:
         raise ValueError(f'{where}: shape {a.shape}: just one of axis 1 and axis 3 '
@@ -152,8 +143,7 @@ def _array_part(arrays, part, where):
     keys = [_find(arrays, 'x', p) for p in ('train', 'test')]
     pictures = [arrays[k] for k in keys if k]
     black = None
-    if any(a.dtype.kind == 'f' for a in pictures):
-        black = _black(*_range(pictures), where)
+    if any(a.dtype.kind == 'f' for a in pictures): black = _black(*_range(pictures), where)
     x = _nchw(x, where, black)
     y = None if y is None else as_labels(y, len(x), where)
     names = None if names is None else [as_text(s) for s in names.ravel().tolist()]
@@ -164,8 +154,7 @@ def _array_part(arrays, part, where):
 
 def _join(parts):
     "Several Images, one after the other"
-    if len(parts) == 1:
-        return parts[0]
+    if len(parts) == 1: return parts[0]
     ys = [p.y for p in parts]
     if any(y is not None for y in ys):                  # -1, "no label", for a part without labels
         ys = [torch.full((len(p.x),), -1) if p.y is None else p.y for p in parts]
@@ -175,8 +164,7 @@ def _join(parts):
 # %% ../../nbs/apps/datasets.ipynb #a2783fd5
 def _arrays(fname):
     "The arrays in a .npy or .npz file, by name"
-    if not fname.exists():
-        raise ValueError(f'no file {fname.absolute()}: check the path')
+    if not fname.exists(): raise ValueError(f'no file {fname.absolute()}: check the path')
     try:
         a = np.load(fname, allow_pickle=False)                # a pickle could run any code: never
         return dict(x=a) if isinstance(a, np.ndarray) else {k: a[k] for k in a.files}
@@ -184,14 +172,29 @@ def _arrays(fname):
         raise ValueError(f'{fname} is no .npy or .npz of plain arrays ({e}): '
                          'save it with numpy.savez(fname, x=x, y=y)') from e
 
+def _labels_beside(fname, x):
+    "The labels of a .npy of images, from the one .npy beside it that is called so; or None"
+    if fname.suffix != '.npy' or x.ndim < 3: return None
+    beside = [f for f in fname.parent.glob('*.npy') if 'label' in f.stem.lower() and f != fname]
+    fitting = []
+    for f in beside:
+        try: y = np.load(f, mmap_mode='r', allow_pickle=False)
+        except Exception: continue
+        if y.ndim in (1, 2) and len(y) == len(x): fitting.append(f)
+    if len(fitting) > 1:
+        warn_caller(f'{fname}: left aside {_some(f.name for f in fitting)}: only one of them can '
+                    'hold the labels. Save numpy.savez(fname, x=x, y=y)')
+    return np.load(fitting[0], allow_pickle=False) if len(fitting) == 1 else None
+
 def _array_file(fname, part):
     "A .npy or .npz file -> Images"
     arrays = _arrays(fname)
+    y = _labels_beside(fname, next(iter(arrays.values())))
+    if y is not None: arrays['y'] = y
     known = [_find(arrays, what, p) for what in _keys for p in ('train', 'test')]
     aside = [f'{k} {a.shape}' for k, a in arrays.items() if k not in known]
     parts = [part]
-    if part == 'all':
-        parts = ['train', 'test'] if _has_test(arrays) else ['train']
+    if part == 'all': parts = ['train', 'test'] if _has_test(arrays) else ['train']
     data = _join([_array_part(arrays, p, fname) for p in parts])
     if aside:
         warn_caller(f'{fname}: left aside {_some(aside)}: images are read from x, labels from y, '
@@ -235,6 +238,7 @@ def _open(f):
     try:
         with Image.open(f) as im:
             im.load()
+    except MemoryError: raise                                 # the image may be fine
     except Exception as e:
         raise ValueError(f'{f} cannot be read as an image ({e}): fix or remove it') from e
     return im
@@ -292,8 +296,7 @@ def _check_depth(folder, inner):
 
 def _homes(folder):
     "The folders that hold the parts: {'train': folder}, or folder/train and folder/test"
-    if not folder.is_dir():
-        raise ValueError(f'no folder {folder.absolute()}: check the path')
+    if not folder.is_dir(): raise ValueError(f'no folder {folder.absolute()}: check the path')
     inner = _folders(folder)
     roles = _parts(inner)
     if not roles:
@@ -337,8 +340,7 @@ def _aside(files):
     papers = ('readme', 'license', 'licence', 'copying', 'citation')
     read = (*_endings, *_papers)
     other = [f for f in files if f.suffix.lower() not in read and f.stem.lower() not in papers]
-    if not other:
-        return ''
+    if not other: return ''
     return (f'left aside {_some(other)}: pictures are read from files ending in '
             f'{" ".join(_endings)} (convert HEIC, AVIF and others to PNG or JPEG), '
             'and labels from the names of the folders alone')
@@ -347,8 +349,7 @@ def _aside(files):
 def _spoken(files):
     "Words that begin the names of loose files and may be labels: cat.0.jpg, dog.0.jpg"
     found = [re.fullmatch(r'(.*?[^\W_])[ ._-]+\d+', f.stem) for f in files]
-    if not all(found):
-        return []
+    if not all(found): return []
     counts = Counter(m[1] for m in found)
     return sorted(counts, key=_natural) if len(counts) > 1 and min(counts.values()) > 1 else []
 
@@ -374,8 +375,7 @@ def _folder(folder, part):
         raise ValueError(f'{loose[0]} lies beside the class folders {", ".join(names[:5])}: '
                          'move it into one of them')
     _check_names(names, folder)
-    if aside:
-        warn_caller(f'{folder}: {aside}')
+    if aside: warn_caller(f'{folder}: {aside}')
     spoken = [] if names else _spoken(loose)
     if spoken:
         warn_caller(f'{folder}: no labels, although the names of the files begin with '
@@ -388,8 +388,7 @@ def _item(items, i, where):
     "Item i as bytes (1, C, H, W), and its label"
     try:
         im, label = items[i]
-    except ValueError:          # this one names the file
-        raise
+    except (ValueError, MemoryError): raise             # the first one names the file
     except Exception as e:
         raise ValueError(f'{where}: image {i} cannot be read ({e}): '
                          'delete the set, so that it is fetched again') from e
@@ -397,8 +396,7 @@ def _item(items, i, where):
 
 def _with_bar(idx):
     "A progress bar where there is time to read it"
-    if len(idx) < 1000:
-        return idx
+    if len(idx) < 1000: return idx
     from fastprogress import progress_bar
     return progress_bar(idx, leave=False)
 
@@ -410,8 +408,7 @@ def _read(files, idx, size, channels, where):
         x = to_channels(x, channels)
         xs.append(x if size is None else to_size(x, size))
         ys.append(label)
-    if any(x.shape[1] == 3 for x in xs):
-        xs = [to_channels(x, 3) for x in xs]
+    if any(x.shape[1] == 3 for x in xs): xs = [to_channels(x, 3) for x in xs]
     sizes = sorted({tuple(x.shape[2:]) for x in xs})
     if len(sizes) > 1:
         raise ValueError(f'{where}: images of {len(sizes)} sizes, from {sizes[0]} to {sizes[-1]}: '
@@ -466,8 +463,7 @@ def _downloaded(name, part, root, download):
     names = getattr(sets[0], 'classes', None)
     if names:
         names = [c.split(' - ')[0] for c in names]            # '0 - zero' of MNIST is '0' here
-    if not hasattr(sets[0], 'data'):
-        return _Files(torch.utils.data.ConcatDataset(sets), names)
+    if not hasattr(sets[0], 'data'): return _Files(torch.utils.data.ConcatDataset(sets), names)
     parts = [Images(_nchw(np.asarray(s.data), name), torch.as_tensor(s.targets).long(), names)
              for s in sets]
     return _join(parts)
@@ -508,19 +504,23 @@ def hold_out(
     return tuple(_at(data, idx) for idx in _hold(len(data.x), share, seed))
 
 # %% ../../nbs/apps/datasets.ipynb #59b7a1b9
+_readers = { # the name of a set, the ending of a file, or 'folder' -> what reads it, usual size
+    'digits': (lambda name, part, root, download: _digits(part), 16),
+    **{name: (_downloaded, known.size) for name, known in _downloads.items()},
+    **dict.fromkeys(('.npy', '.npz'), (lambda path, part, *_: _array_file(path, part), None)),
+    'folder': (lambda path, part, *_: _folder(path, part), None)}
+
 def _source(name, part, root, download):
     "Images or files to open, and the size when none is asked for"
-    if name == 'digits':
-        return _digits(part), 16
-    if name in _downloads:
-        return _downloaded(name, part, root, download), _downloads[name].size
     path = Path(root or '.')/Path(name).expanduser()
-    if path.suffix in ('.npy', '.npz'):
-        return _array_file(path, part), None
-    if path.is_dir():
-        return _folder(path, part), None
-    raise ValueError(f'{str(name)!r} is neither a known set nor a folder or an .npy or .npz file '
-                     f'(looked at {path.absolute()}): known are digits, {", ".join(_downloads)}')
+    kind = 'folder' if path.is_dir() and path.suffix not in _readers else path.suffix
+    if name in ('digits', *_downloads): kind = path = name
+    if kind not in _readers:
+        raise ValueError(f'{str(name)!r} is neither a known set nor a folder or an .npy or .npz '
+                         f'file (looked at {path.absolute()}): known are digits, '
+                         f'{", ".join(_downloads)}')
+    read, size = _readers[kind]
+    return read(path, part, root, download), size
 
 def _choose(count, split, valid, n, seed):
     "Which of `count` items make the split"
@@ -528,11 +528,9 @@ def _choose(count, split, valid, n, seed):
     if valid and split in ('train', 'valid'):
         rest, held = _hold(count, valid, seed)
         idx = held if split == 'valid' else rest
-    if n is None:
-        return idx
+    if n is None: return idx
     n = whole('n', n, -math.inf)
-    if not 0 < n <= len(idx):
-        raise ValueError(f'n={n}: the split {split} has {len(idx)} images')
+    if not 0 < n <= len(idx): raise ValueError(f'n={n}: the split {split} has {len(idx)} images')
     return np.sort(numpy_rng(seed, 1).permutation(idx)[:n])
 
 # %% ../../nbs/apps/datasets.ipynb #c1f50ea6
@@ -559,8 +557,7 @@ def load_data(
     source, usual = _source(name, 'train' if split == 'valid' else split, root, download)
     size = usual if size is None else size
     idx = _choose(len(source[0]), split, valid, n, seed)
-    if isinstance(source, _Files):
-        return _read(source, idx, size, channels, name)
+    if isinstance(source, _Files): return _read(source, idx, size, channels, name)
     data = _at(source, idx)
     x = to_channels(data.x, channels)
     return data._replace(x=x if size is None else to_size(x, size))
@@ -584,8 +581,7 @@ def _stack(items):
     if len(shapes) > 1:
         raise ValueError(f'stream: items of shapes {shapes[0]} and {shapes[-1]}: '
                          'bring them to one size, by a transform')
-    if all(y is None for y in ys):
-        return torch.stack(xs), None
+    if all(y is None for y in ys): return torch.stack(xs), None
     ys = [-1 if y is None else y.tolist() if isinstance(y, Tensor) else y for y in ys]
     return torch.stack(xs), as_labels(ys, len(ys), 'stream')
 
@@ -615,7 +611,7 @@ def stream(
     if isinstance(dataset, IterableDataset) or not counted:
         raise ValueError(f'a {type(dataset).__name__} has no length and no item number i, so it '
                          'cannot be shuffled or resumed: give a Dataset with __len__ and '
-                         '__getitem__, or hand train an endless loop of your own over (x0, y)')
+                         '__getitem__, or give train an endless loop of your own over (x0, y)')
     bs, seed, start, rank, world = check_order(len(dataset), bs, seed, start, rank, world)
     workers = whole('workers', workers)
     _check_set(dataset, flip)

@@ -27,8 +27,7 @@ def _train(net, data, aside, epochs, bs, lr, seed, progress):
     adam = torch.optim.Adam(net.parameters(), lr)
     per = len(data.x)/bs
     bar = range(int(epochs*per))
-    if progress:
-        bar = progress_bar(bar)
+    if progress: bar = progress_bar(bar)
     for i, (x, y) in zip(bar, batches(data, bs, seed)):
         adam.zero_grad()
         F.cross_entropy(net((x + 1)/2), y).backward()
@@ -69,8 +68,7 @@ def make_reference(
     "Train the LeNet, measure the two parts of MNIST and the digits, and write the file"
     sets = {(name, part): load_data(name, part, root=root)
             for name in ('mnist', 'digits') for part in ('train', 'test')}
-    if net is None:
-        net = train_lenet(sets['mnist', 'train'], progress=progress)
+    if net is None: net = train_lenet(sets['mnist', 'train'], progress=progress)
     def see(images): return in_batches(images, 1000, net.features).detach()
     kept = {}
     for name, of, part, other in (('mnist-test', 'mnist', 'test', 'train'),
