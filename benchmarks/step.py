@@ -1,6 +1,6 @@
 """What a training step costs the host beside the network: milliseconds on the CPU, 35.7 M
-parameters (Ho et al.'s U-Net for CIFAR-10), 128 items of 3x32x32 for this process, alone and as one of eight.
-The network itself is not run.
+parameters (Ho et al.'s U-Net for CIFAR-10), 128 items of 3x32x32 for this process, alone and as
+one of eight. The network itself is not run.
 
     python benchmarks/step.py        writes results/step.json
 
@@ -8,6 +8,8 @@ The network itself is not run.
 every module, and the noise of all processes drawn by each. "a copy" copies the weights once: the
 average reads two sets of weights and writes one, so it cannot cost less than about that, and what
 it costs is the memory's speed. `beside` is the sum without the average.
+Every part is called 40 times. `ms` are the medians, `least` the shortest calls, which say more on
+a machine that is doing something else besides; the sums are made of the latter.
 """
 import statistics
 import time
@@ -25,17 +27,17 @@ from diffnb.kit.steps import generator_on, mode_switch, own_dice
 from diffnb.training import EMA, step_noise
 from diffnb.unet import UNet, families
 
-bs, n = 128, 20
+bs, n = 128, 40
 
 
 def ms(f):
-    "Median of some calls, in milliseconds"
+    "Median and least of some calls, in milliseconds"
     took = []
     for i in range(n + 3):
         tick = time.perf_counter()
         f(i)
         took.append(1e3*(time.perf_counter() - tick))
-    return round(statistics.median(took[3:]), 3)
+    return round(statistics.median(took[3:]), 3), round(min(took[3:]), 3)
 
 
 model = Denoiser(UNet(3, **families['adm']), 'eps', cosine)
@@ -95,10 +97,12 @@ parts = {
     'average': ms(lambda i: ema.update_parameters(model)),
     'a copy': ms(copy),
 }
-for name, took in parts.items(): print(f'{name:<24}{took:8.2f} ms', flush=True)
-common = sum(parts[name] for name in ('batch', 'mix and aim', 'modes', 'dice of dropout'))
-beside = {name: round(common + parts[f'noise, {name}'], 2) for name in ('1 process', 'one of 8')}
-sums = {name: round(took + parts['average'], 2) for name, took in beside.items()}
+for name, took in parts.items(): print(f'{name:<24}', *took, 'ms', flush=True)
+least = {name: took for name, (_, took) in parts.items()}
+common = sum(least[name] for name in ('batch', 'mix and aim', 'modes', 'dice of dropout'))
+beside = {name: round(common + least[f'noise, {name}'], 2) for name in ('1 process', 'one of 8')}
+sums = {name: round(took + least['average'], 2) for name, took in beside.items()}
 print(beside, sums)
 count = sum(p.numel() for p in model.parameters())
-keep('step', parameters=count, bs=bs, ms=parts, beside=beside, sums=sums)
+middle = {name: took for name, (took, _) in parts.items()}
+keep('step', parameters=count, bs=bs, calls=n, ms=middle, least=least, beside=beside, sums=sums)
