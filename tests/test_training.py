@@ -323,6 +323,7 @@ class Skipping(torch.optim.SGD):
 
 def steps_with_a_bad_one(bad, n, every):
     from diffnb import training
+    from diffnb.kit import steps
     from diffnb.data import batches
     model, seen = small(), []
     def poisoned():
@@ -330,11 +331,11 @@ def steps_with_a_bad_one(bad, n, every):
             if i == bad: x0[5, 0] = float('inf')
             yield x0, y
     opt = Skipping(model.parameters(), .1)
-    before = training.reads_every
-    training.reads_every = lambda *_: every
+    before = steps.reads_every
+    steps.reads_every = lambda *_: every
     try:
         for log in training.train(model, poisoned(), n, opt=opt): seen.append([p.detach().clone() for p in model.parameters()])
-    finally: training.reads_every = before
+    finally: steps.reads_every = before
     return seen
 
 

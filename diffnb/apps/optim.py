@@ -12,15 +12,15 @@ from functools import partial
 from pathlib import Path
 from torch import Tensor, nn
 from ..denoiser import unwrap
-from ..training import adamw
 from ..kit.checks import trainable_weights
+from ..kit.steps import adamw
 
 # %% ../../nbs/apps/optim.ipynb #8d828f84
 def orthogonal(
     g:Tensor, # A matrix, `(N, M)`
     rounds=5, # Of the polynomial
 )->Tensor:    # `(N, M)`: its directions, with singular values near 1
-    "Newton-Schulz iteration, coefficients of Jordan et al. 2024 (kellerjordan.github.io/posts/muon)"
+    "Newton-Schulz iteration with the coefficients of Jordan et al. 2024 (kellerjordan.github.io)"
     tall = len(g) > g.shape[1]
     x = g.T if tall else g
     x = x/(x.norm() + 1e-7)                                   # no singular value is above 1
@@ -31,8 +31,8 @@ def orthogonal(
 
 # %% ../../nbs/apps/optim.ipynb #18f504c5
 class Muon(torch.optim.AdamW):
-    """Orthogonalised momentum for matrices and kernels (Jordan et al. 2024), scaled as in Liu et al.
-    2025 (arXiv:2502.16982); AdamW for all else"""
+    """Orthogonalised momentum for matrices and kernels (Jordan et al. 2024), scaled as in Liu et
+    al. 2025 (arXiv:2502.16982); AdamW for all else"""
     def __init__(self,
         weights,      # Parameters, or groups of them
         lr=2e-3,      # Learning rate, in AdamW's measure
@@ -138,8 +138,8 @@ def fast_math(device):
 def pays_channels_last(
     model,            # A `Denoiser`, where it shall be trained
     precision='auto', # As in `fit`
-)->bool:              # Whether its convolutions had better keep the channels of a pixel side by side
-    "On a GPU yes (PyTorch's advice, not measured here); on a CPU not for bf16 with `groups` above 1"
+)->bool:              # Whether its convolutions should keep the channels of a pixel together
+    "On a GPU (PyTorch's advice, not measured here); on a CPU not for bf16 with `groups` above 1"
     device = model.mean.device
     half = precision == 'bf16' or precision == 'auto' and knows_bf16(device)
     one = getattr(unwrap(model.net), 'cfg', {}).get('groups') == 1

@@ -22,7 +22,7 @@ def to_float(
     x:Tensor, # Bytes, uint8 of any shape
 )->Tensor:    # float32 of the same shape: 0 becomes -1, 255 becomes 1
     "From bytes to [-1, 1], `x/127.5 - 1`. Raises `ValueError` for other numbers than bytes"
-    return check_bytes(x, 'to_float').float()/127.5 - 1
+    return check_bytes(x, 'to_float').float().div_(127.5).sub_(1)
 
 def to_uint8(
     x:Tensor, # Floating point in [-1, 1], of any shape; what lies outside is cut off
