@@ -125,10 +125,9 @@ def item_order(n, bs, seed, start, rank, world):
 # %% ../nbs/01_data.ipynb #918242a3
 def as_batch(x, coin, flip):
     "Items as float32, bytes in [-1, 1], flipped where the coin says so"
-    x = to_float(x) if x.dtype == torch.uint8 else x.float()
-    if flip:
+    if flip:                                       # while bytes are a quarter of the size
         x = torch.where(coin.to(x.device).view(-1, 1, 1, 1), x.flip(-1), x)
-    return x
+    return to_float(x) if x.dtype == torch.uint8 else x.float()
 
 # %% ../nbs/01_data.ipynb #59291fe1
 def batches(

@@ -291,6 +291,30 @@ def _(answer):
     if not near(answer, .01*math.tan(math.radians(89.9)), .1):
         return 'The error of the image is the error of eps times sin/|d|: what is d for eps?'
 
+# %% ../../nbs/kit/exercises.ipynb #5127dbfc
+@exercise('training', 1)
+def learnt_last(answer):
+    if answer == 'large':
+        return 'At 90 degrees the best answer is one number for all. How soon does a network know it?'
+    if answer == 'middle':
+        return 'Which of the three curves above is still high after 1000 steps, and where?'
+    if answer != 'small': return "Answer 'small', 'middle' or 'large'."
+
+@exercise('training', 2)
+def small_angles(answer):
+    t = torch.linspace(0, 1, 101).double()
+    degrees = torch.rad2deg(torch.as_tensor(answer(t)))
+    if degrees.shape != t.shape: return 'Give one angle for each time.'
+    if degrees.max() > 91: return f'It rises to {degrees.max():.0f} degrees: give radians.'
+    if degrees.max() > 31: return f'It goes on to {degrees.max():.0f} degrees.'
+    if not torch.allclose(degrees, 30*t, atol=.5): return 'Evenly: 15 degrees at a time of 1/2.'
+
+@exercise('training', 3)
+def too_fast(answer):
+    if near(answer, 1, .1): return 'That is the loss. How much of it lies above the floor?'
+    if near(answer, .115, .03): return 'That is the mean over all angles: use by_angle.'
+    if not near(answer, .5, .06): return 'Take the first value of by_angle(apart(model), asked)[1].'
+
 # %% ../../nbs/kit/exercises.ipynb #27c480b1
 @exercise('fld', 1)
 def _(answer):
