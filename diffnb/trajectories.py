@@ -88,8 +88,8 @@ def show_paths(
     check_plane(steps[0].x)
     if ax is None: ax = plt.subplots(figsize=(6.4, 6.4))[1]
     xs = torch.stack([s.x[:k].detach().float().cpu() for s in steps])   # (T, k, 2)
-    ax.plot(*xs.permute(2, 0, 1), color='C0', lw=.7, alpha=.7)
-    ax.scatter(*xs[0].T, s=8, color='0.6', zorder=2)
-    ax.scatter(*xs[-1].T, s=8, color='C3', zorder=3)
+    ax.plot(*xs.permute(2, 0, 1), color='C0', lw=1., alpha=.7)
+    ax.scatter(*xs[0].T, s=16, color='0.6', zorder=2)
+    ax.scatter(*xs[-1].T, s=16, color='C3', zorder=3)
     ax.set(aspect='equal', xlim=(-reach, reach), ylim=(-reach, reach))
     return ax

@@ -45,6 +45,24 @@ def test_a_weight_on_the_image_is_the_translated_weight_on_the_target(target, we
     assert ((image - own).abs()/own.clamp(1e-9)).max() < 1e-6
 
 
+@pytest.mark.parametrize('kind', ['mse', 'l1'])
+def test_the_weight_x0_makes_the_loss_of_v_that_of_its_image_half(kind):
+    m, phi = model(), torch.deg2rad(torch.linspace(5, 85, 64))
+    eps = torch.randn(64, 2, generator=seeded())
+    half = m(mix(DATA[:64], eps, phi), phi).x0 - DATA[:64]
+    by_hand = {'mse': half**2, 'l1': half.abs()}[kind].mean(1)
+    assert_close(m.loss(DATA[:64], phi=phi, eps=eps, weight='x0', kind=kind), by_hand)
+
+
+def test_the_loss_of_v_is_the_literatures():
+    m, gen = model(), seeded()
+    phi, eps = cosine(torch.rand(64, generator=gen)), torch.randn(64, 2, generator=gen)
+    alpha, sigma = phi.cos().float()[:, None], phi.sin().float()[:, None]
+    v = m.net(alpha*DATA[:64] + sigma*eps, phi.float())
+    by_hand = (v - (alpha*eps - sigma*DATA[:64]))**2
+    assert_close(m.loss(DATA[:64], generator=seeded()), by_hand.mean(1))
+
+
 def test_plain_losses_are_weightings():
     phi = torch.deg2rad(torch.linspace(1, 89, 89).double())
     for target, name in {'x0': 'x0', 'eps': 'snr', 'v': 'edm', 'flow': 'flow'}.items():
