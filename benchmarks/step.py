@@ -17,7 +17,8 @@ from diffnb.data import batches
 from diffnb.denoiser import Denoiser
 from diffnb.schedules import cosine
 from diffnb.training import EMA, mode_switch, own_dice, step_noise
-from diffnb.unet import UNet, families
+from diffnb.apps.families import families
+from diffnb.unet import UNet
 
 bs, n = 128, 20
 

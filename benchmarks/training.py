@@ -21,7 +21,8 @@ from diffnb.denoiser import Denoiser
 from diffnb.kit.pictures import to_float
 from diffnb.schedules import cosine, linear_beta, timestep
 from diffnb.training import EMA, train
-from diffnb.unet import UNet, families
+from diffnb.apps.families import families
+from diffnb.unet import UNet
 
 bs, lr = 128, 1e-3
 seed_net = {**families['julia'], 'mid_attention': False}   # 376,913 parameters, DenoisingDiffusion.jl's

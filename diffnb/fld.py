@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from typing import NamedTuple
 from .data import Images
 from .kit.checks import (
-    check_digits, check_each_at_least, check_enough_real, check_gaussians, check_measurable,
-    check_instrument, check_more, check_reference, check_rows, check_same_reference,
-    check_weights, read_instrument, whole_number)
+    check_digits, check_each_at_least, check_gaussians, check_measurable, check_more,
+    check_reference, check_rows, check_same_reference, check_weights, read_instrument, whole)
 from .kit.files import load_state
 
 # %% ../nbs/11_fld.ipynb #c7e85f32
@@ -139,8 +138,7 @@ def evaluator(
 )->tuple:            # The `LeNet`, in eval mode, and a dict of `Reference`s by name
     "The instrument: weights and statistics, checked"
     fname = _file if fname is None else Path(fname)
-    found = hashlib.sha256(read_instrument(fname)).hexdigest()
-    check_instrument(fname, found, sha)
+    found = read_instrument(fname, sha)
     kept, net = load_state(fname), LeNet()
     net.load_state_dict(kept['lenet'])
     refs = {}
@@ -155,7 +153,7 @@ def in_batches(images, batch, function):
     x = _tensor(images)
     if not isinstance(x, Tensor) or x.ndim != 4 or not len(x):
         grey28(images)                                      # says what is wrong
-    parts = x.split(whole_number(batch, 'batch', 1, 'a whole number from 1 on'))
+    parts = x.split(whole('batch', batch, 1))
     with torch.no_grad():
         return torch.cat([function(grey28(part)) for part in parts])
 
@@ -290,8 +288,8 @@ def calibrate(
 )->Reference:
     "Statistics, floor and noise level of a set of real images"
     f = _rows(features(images))
-    check_enough_real(f)
-    shape = whole_number(noisy, 'noisy', 2), *_tensor(images).shape[1:]
+    check_more(f, f.shape[1])
+    shape = whole('noisy', noisy, 2), *_tensor(images).shape[1:]
     static = torch.randn(shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     s = stats(f)
     noise = frechet(*stats(features(static))[:2], *s[:2])
@@ -321,7 +319,7 @@ class FLD:
         seed:int=0, # Of the bootstrap and the halvings; the value does not depend on it
     )->Score:       # Value, standard error, de-biased value, floor, FLD%
         "Measure images. Warns under 2,000"
-        seed, r = whole_number(seed, 'seed', 0), self.ref
+        seed, r = whole('seed', seed, 0), self.ref
         f = _rows(self.features(images))
         check_more(f, len(r.stats.mean))
         if len(f) < 2000:
@@ -386,7 +384,7 @@ def precision_recall(
 )->Quality:            # For real images both are about .8 to .9, not 1
     "How many images look real, and how much of reality they cover (arXiv:1904.06991)"
     f, g = (_rows(features(x)).float() for x in (images, real))
-    k = whole_number(k, 'k', 1, 'a whole number from 1 on')
+    k = whole('k', k, 1)
     check_each_at_least(f, g, k + 1, f', more than k={k}')
     return Quality(_inside(f, g, _reach(g, k)), _inside(g, f, _reach(f, k)))
 

@@ -19,8 +19,8 @@ from typing import Iterator, NamedTuple
 from .data import as_xy, batches
 from .denoiser import Denoiser, errors, unwrap, weigh
 from .kit.checks import (
-    as_real, check_choice, check_denoiser, check_droppable, check_iterable, check_probability,
-    check_training, trainable_weights, check_whole, refuse_step, split_batch, stable_seed)
+    as_real, check_denoiser, check_droppable, check_iterable, check_training, choose, number,
+    refuse_step, split_batch, stable_seed, trainable_weights, whole_numbers)
 from .kit.pictures import to_float
 
 # %% ../nbs/10_training.ipynb #072600db
@@ -30,7 +30,7 @@ def label_dropout(
     generator=None,  # A `torch.Generator`
 ):                   # Labels, some of them -1: "no label"
     "Drop labels at random, per item: classifier-free guidance (arXiv:2207.12598) needs it"
-    check_probability('label_dropout', p)
+    number('label_dropout', p, 0, 1)
     if y is None: return None
     y = torch.as_tensor(y)
     if not p: return y
@@ -254,12 +254,13 @@ def train(
     accelerator=None,     # An `accelerate.Accelerator`, for several processes or float16
 )->Iterator[Log]:         # One `Log` after each step; the model is in eval mode in your loop
     "Take steps. Raises ValueError for bad settings, a bad batch, and `Diverged`"
-    steps, start, warmup, seed = check_whole(0, steps=steps, start=start, warmup=warmup, seed=seed)
-    accumulate, = check_whole(1, accumulate=accumulate)
+    counts = whole_numbers(0, steps=steps, start=start, warmup=warmup, seed=seed)
+    steps, start, warmup, seed = counts
+    accumulate, = whole_numbers(1, accumulate=accumulate)
     lr, lr_end, clip, drop, perturb = map(as_real, (lr, lr_end, clip, label_dropout, perturb))
     check_denoiser(model, Denoiser)
     check_training(steps, start, lr, lr_end, warmup, clip, drop, perturb, precision)
-    check_choice('kind', kind, errors)
+    choose('kind', kind, errors)
     if weight is not None: weigh(.8, model.target, weight, torch.zeros(1))
     check_iterable(batches)
     opt = as_optimiser(model, opt, lr, start)
@@ -374,7 +375,7 @@ def validate(
 ):                   # Loss of each item `(n,)` and its angle `(n,)`, on the CPU
     "Loss on fixed items, at fixed angles that cover the schedule evenly, with fixed noise"
     x, y = data_pair(data)
-    n, bs = check_whole(1, n=n, bs=bs)
+    n, bs = whole_numbers(1, n=n, bs=bs)
     return fixed_losses(model, x, y, n, bs, seed, kind, weight)
 
 @torch.no_grad()
@@ -402,7 +403,7 @@ def by_angle(
     bins:int=18,   # How many equal pieces the quarter circle is cut into
 ):                 # Degrees in the middle of each piece, and the mean loss there; no empty pieces
     "Average the losses of neighbouring angles"
-    bins, = check_whole(1, bins=bins)
+    bins, = whole_numbers(1, bins=bins)
     items, phi = items.detach().cpu(), phi.detach().cpu()         # a device may have no float64
     k = (phi.double()*(2*bins/math.pi)).long().clamp(0, bins - 1)
     count = torch.zeros(bins).double().index_add(0, k, torch.ones(len(k)).double())

@@ -29,7 +29,6 @@ from diffnb.editing import (
 from diffnb.embedding import AngleEmbed, LabelEmbed, angle_features, log_sigma, sinusoidal
 from diffnb.apps.generation import generate, trajectory
 from diffnb.guidance import amount, clamp, dynamic, given, guide, interval, project, steer
-from diffnb.kit.checks import condition
 from diffnb.oracle import labelled
 from diffnb.oracle import ideal, mixture, score
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last, refresh, seeded

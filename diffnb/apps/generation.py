@@ -16,9 +16,9 @@ from typing import Iterator
 from ..schedules import cosine, path
 from ..samplers import Step, dpmpp, heun, last, seeded
 from ..guidance import Wrapped, clamp, dynamic, guide, interval, project, unwrap_denoiser
-from ..kit.checks import (
-    check_finite_images, check_process, check_sampler_settings, condition, in_eval_mode,
-    label_numbers, seeds_for, whole_number)
+from diffnb.kit.checks import (
+    check_finite_images, check_labels, check_process, check_settings, in_eval_mode, label_numbers,
+    seeds_for, whole)
 
 # %% ../../nbs/apps/generation.ipynb #f64b184b
 def choose_seeds(
@@ -26,7 +26,7 @@ def choose_seeds(
     seeds=None, # None: fresh ones; a number: that one and those after it; or a list
 )->list:        # n whole numbers
     "The seed of every image. Raises `ValueError` for a list of another length"
-    n = whole_number(n, 'n', 1, 'a whole number of images, 1 or more')
+    n = whole('n', n, 1, of='images')
     if seeds is None: return torch.randint(2**62, (n,)).tolist()
     return seeds_for(n, seeds)
 
@@ -47,7 +47,7 @@ def stops(
     spacing=None,  # As in `path`: 'trailing', 'leading', ...; None: the schedule's own
 )->Tensor:         # Angles in radians, falling, the last 0
     "The path for so many calls. Raises `ValueError` for more calls than the schedule has steps"
-    calls = whole_number(calls, 'calls', 1)
+    calls = whole('calls', calls, 1)
     if not callable(sampler):
         raise ValueError(f'sampler={sampler!r}: give the function itself: dpmpp, ddim, ddpm, heun, '
                          'or one of your own')
@@ -77,7 +77,7 @@ def conditioned(
     model = unwrap_denoiser(model)
     limits = model if hasattr(model, 'limits') else (-1., 1.)
     if cond is not None:
-        cond = condition(model, label_numbers(model, cond))
+        cond = check_labels(label_numbers(model, cond), model)
         if w is None: w = 1. if cond.is_floating_point() else middle(3.)
         model = guide(model, cond, w, rescale)
     if not clip: return model
@@ -99,7 +99,7 @@ def item_shape(model, shape, clip):
     if len(shape) != 3 and clip:
         raise ValueError(f'items of shape {tuple(shape)} are no images, and have no limits to be '
                          'clipped at: say clip=False')
-    return tuple(whole_number(side, 'a side of shape', 1) for side in shape)
+    return tuple(whole('a side of shape', side, 1) for side in shape)
 
 def begin(noise, start, shape, device, dtype):
     "The noise to begin with: drawn by the seeds, or one's own"
@@ -135,7 +135,7 @@ def trajectory(
     if eta is None and sampler is dpmpp: eta = 1.
     if eta is not None: more['eta'] = eta
     if 'randn' in inspect.signature(sampler).parameters: more['randn'] = noise
-    check_sampler_settings(sampler, more)
+    check_settings(sampler, more, 3)
     denoise = conditioned(model, cond, w, clip, rescale)
     asked = in_eval_mode(denoise)                              # also for samplers that are not ours
     if asked is not denoise: asked = Wrapped(denoise, asked)
@@ -187,7 +187,7 @@ def sample_batches(
     model, seeds = unwrap_denoiser(model), choose_seeds(n, seeds)
     n, cond = len(seeds), label_numbers(model, cond)
     if batch is None: batch = 32 if home(model, more.get('device'))[0].type == 'cpu' else 256
-    parts = batch_slices(n, whole_number(batch, 'batch', 1), rank, world)
+    parts = batch_slices(n, whole('batch', batch, 1), rank, world)
     conditioned(model, cond, w, clip, more.get('rescale', 0.))          # does it fit, for all n?
     each = dict(seeds=seeds, cond=cond, w=w, start=start)
     own = [{name: per_image(v, part, n) for name, v in each.items()} for part in parts]

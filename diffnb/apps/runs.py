@@ -36,8 +36,7 @@ from ..samplers import ddim, last
 from ..denoiser import Denoiser, unwrap
 from ..training import (
     EMA, data_pair, fixed_losses, labels_for, resting, show_losses, train)
-from ..kit.checks import (
-    as_real, check_rate, check_whole, split_batch, stable_seed)
+from ..kit.checks import as_real, number, split_batch, stable_seed, whole_numbers
 from ..kit.pictures import show_images
 from ..kit.files import load_state, save_state
 from .checkpoints import check_cfg, load_plain, plain_state, save
@@ -51,7 +50,7 @@ def preview(
     seed=0,          # The same noise each time
 )->Tensor:           # `(n, ...)` on the CPU, decoded
     "Samples from fixed noise, in eval mode; a network with classes gets them in turn"
-    n, calls = check_whole(1, n=n, calls=calls)
+    n, calls = whole_numbers(1, n=n, calls=calls)
     if model.shape is None:
         raise ValueError('the model does not know the shape of an item: '
                          'Denoiser(..., shape=(1, 28, 28)), or train it first')
@@ -427,7 +426,7 @@ def check_fit(model, x, steps, epochs, bs, every):
         raise ValueError(f'a {type(model).__name__} is no Denoiser: give Denoiser(net)')
     if (steps is None) == (epochs is None):
         raise ValueError(f'steps={steps}, epochs={epochs}: give one of the two')
-    if epochs is not None: check_rate('epochs', epochs, above=True)
+    if epochs is not None: number('epochs', epochs, above=0)
     if every is not None and not isinstance(every, dict):
         raise ValueError(f'every={every!r}: give a dict, such as dict(valid=100, save=500)')
     if x is None and epochs is not None:
@@ -625,9 +624,9 @@ def fit(
 )->Denoiser:            # The model, with averaged weights, in eval mode, and with its `.history`
     """Train, with everything around it. Ctrl-C gives back what there is. Raises ValueError for bad
     settings, and where a loss is not finite"""
-    steps, keep, patience = check_whole(1, steps=steps, keep=keep, patience=patience or None)
-    bs, = check_whole(1, bs=0 if bs is None else bs)
-    seed, warmup = check_whole(0, seed=seed, warmup=warmup)
+    steps, keep, patience = whole_numbers(1, optional=True, steps=steps, keep=keep, patience=patience or None)
+    bs, = whole_numbers(1, bs=0 if bs is None else bs)
+    seed, warmup = whole_numbers(0, optional=True, seed=seed, warmup=warmup)
     lr, lr_end, ema = map(as_real, (lr, lr_end, ema))
     pair = None if is_stream(data) else data_pair(data, flip)
     if pair is None and flip: raise ValueError('flip=True: give it to `stream`, which mirrors')
@@ -687,7 +686,7 @@ def rhythm(every, steps):
     if unknown:
         raise ValueError(f'every: {", ".join(sorted(unknown))} is not known: '
                          'valid, preview and save are')
-    return dict(zip(every, check_whole(0, **{f'every {k}': v for k, v in every.items()})))
+    return dict(zip(every, whole_numbers(0, optional=True, **{f'every {k}': v for k, v in every.items()})))
 
 @contextmanager
 def compiled(net):

@@ -43,16 +43,18 @@ def _plain(what, value):
 # %% ../../nbs/kit/config.ipynb #a827eace
 def check_config(
     obj:nn.Module, # A network that has a `.cfg`
+    besides=(),    # Arguments that are kept elsewhere
 ):
     "Raises ValueError where its class could not be called with what `obj.cfg` holds"
     name, params = type(obj).__name__, inspect.signature(type(obj)).parameters.values()
     named = {p.name for p in params if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     takes_more = any(p.kind == p.VAR_KEYWORD for p in params)
     saved = set(obj.cfg) - {'name'}
-    if not named <= saved or not (takes_more or saved <= named):
-        raise ValueError(f'{name}.__init__ has arguments of its own, which would not be saved: '
-                         'write `self.cfg = config(self, locals())` in it too, '
-                         'after super().__init__(...)')
+    lost = sorted(named - saved - set(besides))
+    if lost or not (takes_more or saved <= named):
+        raise ValueError(f'{name}.__init__ has arguments of its own and would be saved without '
+                         f'{", ".join(lost) or "them"}: write `self.cfg = config(self, locals())` '
+                         'in it too, after super().__init__(...)')
 
 # %% ../../nbs/kit/config.ipynb #5df76ada
 class Summary(str):

@@ -14,8 +14,9 @@ import torch
 from pathlib import Path
 from torch import Tensor
 from typing import NamedTuple
-from .checks import as_text, check_bytes, check_images, check_number, check_points
-from .checks import check_steps, check_trajectories, whole
+from .checks import (
+    as_text, check_bytes, check_drawing, check_images, check_points, check_steps,
+    check_trajectories, number, whole)
 
 # %% ../../nbs/kit/pictures.ipynb #0fcca925
 def to_float(
@@ -124,7 +125,7 @@ def evenly(
     n:int,    # At most so many of them, 2 or more
 )->list:      # The chosen steps, in order, the first and the last among them
     "Some steps, spaced evenly in angle (by number, where the angle does not only fall)"
-    n = check_number('steps', 2, n=n)
+    n = whole('n', n, 2, of='steps')
     walk = check_steps(steps)
     return [walk[i] for i in pick(angles_of(walk), n)]
 
@@ -136,8 +137,8 @@ def dots(
 ):                # float `(1, 1, size, size)`, dark dots on white, in [-1, 1]
     "A cloud of points as a picture. Raises `ValueError` for what is no cloud of points"
     check_points(x)
-    size = check_number('pixels', 3, size=size)
-    reach = check_number('units', 1e-6, whole=False, reach=reach)
+    size = whole('size', size, 3, of='pixels')
+    reach = number('reach', reach, above=0, of='units')
     x = x.detach().cpu().float()*torch.tensor([1., -1.])          # up is positive
     at = ((x/reach + 1)/2*(size - 1)).round().long()
     board = torch.ones(size + 2, size + 2)
@@ -246,9 +247,7 @@ def draw_step(step, items, decode):
 def make_reel(steps, n, items, scale, decode):
     "Draw what n frames need"
     walks = check_trajectories(steps)
-    items = check_number('images', 1, items=items)
-    if scale is not None:
-        scale = check_number('screen pixels for a pixel', 1, 100, scale=scale)
+    items, scale = check_drawing(items, scale)
     lead, frames = together(list(walks.values()), n)
     shots = {}
     for (name, walk), numbers in zip(walks.items(), zip(*frames)):
@@ -314,7 +313,7 @@ def to_frames(
     decode=None,   # From the sampler's coordinates to [-1, 1], such as `model.decode`
 )->list:           # `PIL.Image`s of one size
     "The trajectory as pictures: x_t above, the guess of x0 below, and step, angle and sigma"
-    n = check_number('frames', 2, n=n)
+    n = whole('n', n, 2, of='frames')
     reel = make_reel(steps, n, items, scale, decode)
     frames = [frame_picture(reel, f) for f in reel.frames]
     width, height = max(f.width for f in frames), max(f.height for f in frames)
@@ -328,13 +327,17 @@ def _framed(pic, width, height):
     return board
 
 # %% ../../nbs/kit/pictures.ipynb #c31af874
+def check_pace(ms, hold):
+    "Milliseconds for a frame, and for the last one"
+    ms, hold = (number(name, value, 20, 60_000, of='milliseconds')
+                for name, value in dict(ms=ms, hold=hold).items())
+    return ms, hold
+
 def check_writable(fname, *ends):
     "The path, if such a file can be written there; checked before anything is computed"
-    try:
-        fname = Path(fname)
+    try: fname = Path(fname)
     except TypeError:
-        raise ValueError(f'fname={fname!r}: give the name of a file, '
-                         f'such as walk{ends[0]}') from None
+        raise ValueError(f'fname={fname!r}: give the name of a file') from None
     if fname.suffix.lower() not in ends:
         raise ValueError(f'{fname}: give a name that ends in {" or ".join(ends)}')
     if not fname.parent.is_dir():
@@ -342,8 +345,7 @@ def check_writable(fname, *ends):
     if fname.is_dir():
         raise ValueError(f'{fname} cannot be written: it is a folder')
     if not os.access(fname.parent, os.W_OK):
-        raise ValueError(f'{fname} cannot be written: '
-                         f'the folder {fname.parent} is not yours to write in')
+        raise ValueError(f'{fname} cannot be written: you may not write in {fname.parent}')
     return fname
 
 def write_file(fname, how):
@@ -374,7 +376,7 @@ def save_gif(
     **kwargs,      # For `to_frames`: n, items, scale, decode
 ):                 # The path that was written
     "An animated GIF of the trajectory that runs for ever"
-    ms, hold = check_number('milliseconds', 20, 60_000, whole=False, ms=ms, hold=hold)
+    ms, hold = check_pace(ms, hold)
     fname = check_writable(fname, '.gif')
     first, *others = as_frames(steps, kwargs)
     times = [round(ms)]*len(others) + [round(hold)]
@@ -391,7 +393,7 @@ def save_mp4(
 ):                 # The path that was written
     "A film of the trajectory. Needs the program ffmpeg"
     import shutil, subprocess
-    ms, hold = check_number('milliseconds', 20, 60_000, whole=False, ms=ms, hold=hold)
+    ms, hold = check_pace(ms, hold)
     fname = check_writable(fname, '.mp4', '.mov', '.mkv', '.webm')
     tool = shutil.which('ffmpeg')
     if tool is None:
