@@ -20,6 +20,7 @@ from diffnb import fld
 from diffnb.angle import aim, mix, rates, unmix
 from diffnb.apps.checkpoints import load, save
 from diffnb.apps.datasets import hold_out, load_data, to_channels, to_size
+from diffnb.apps.instrument import show_confidence, show_confusion
 from diffnb.data import Images, batches, show_points
 from diffnb.kit.pictures import show_images, to_float, to_uint8
 from diffnb.apps.exchange import from_diffusers
@@ -399,8 +400,8 @@ CALLS = {
     'nearest': (3, lambda to: partial(fld.nearest, to(A), to(B), to(B + 1), **own)),
     'per_class': (2, lambda to: partial(fld.per_class, to(DIGITS))),
     'show_confusion':
-        (2, lambda to: lambda: fld.show_confusion(fld.per_class(to(DIGITS))) and None),
-    'show_confidence': (1, lambda to: lambda: fld.show_confidence(to(DIGITS)) and None),
+        (2, lambda to: lambda: show_confusion(fld.per_class(to(DIGITS))) and None),
+    'show_confidence': (1, lambda to: lambda: show_confidence(to(DIGITS)) and None),
 }
 
 

@@ -235,7 +235,9 @@ def check_items(x, flip):
                          'only images are bytes, or can be flipped')
     check_floats(x, bytes_too=True)
     if x.dtype == torch.uint8 or not x.numel(): return
-    lo, hi = check_finite(torch.stack([x.min(), x.max()])).tolist()
+    lo, hi = torch.stack([x.min(), x.max()]).tolist()              # one read of the device
+    if not math.isfinite(lo) or not math.isfinite(hi):
+        raise ValueError('x holds NaN or infinity: find and replace them before training')
     if image and (lo < -10 or hi > 10):
         raise ValueError(f'x goes from {lo:.4g} to {hi:.4g}: images are bytes, or near [-1, 1]')
     if image and len(x) > 3 and hi > lo: _warn_unless_signed(lo, hi)   # a few may all be bright

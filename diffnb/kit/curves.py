@@ -40,8 +40,7 @@ class Schedule:
         bound = {**self.bound, **{k: as_real(v) for k, v in settings.items()}}
         if t is None: return check_curve(Schedule(self.fn, self.spacing, bound))
         if not isinstance(t, Tensor): t = torch.tensor(t, dtype=torch.float64)
-        kind = torch.float64 if t.device.type == 'cpu' else torch.float32     # others may lack float64
-        t = t.to(kind)
+        t = t.double() if t.device.type == 'cpu' else t.float()      # others may lack float64
         check_times(t)
         return self.fn(t, **bound)
 

@@ -48,21 +48,23 @@ def checker(
 # %% ../../nbs/kit/exercises.ipynb #b08adabd
 def near(answer, value, tolerance):
     "Whether an answer is one number within `tolerance` of `value`"
-    if isinstance(answer, bool) or not isinstance(answer, (numbers.Real, torch.Tensor)): return False
+    if isinstance(answer, bool): return False
+    if not isinstance(answer, (numbers.Real, torch.Tensor)): return False
     return abs(float(answer) - value) <= tolerance
 
 # %% ../../nbs/kit/exercises.ipynb #108197ef
 @exercise('first_light', 1)
 def _(answer):
     if str(answer).strip().lower() == 'b': return None
-    return 'At 89 degrees the mixture is nearly all noise. What is the best guess of a picture about which one knows nothing?'
+    return 'At 89 degrees nearly all is noise. What is the best guess of a picture not seen at all?'
 
 @exercise('first_light', 2)
 def _(answer):
     if not isinstance(answer, (tuple, list)) or len(answer) != 2:
         return 'Give two shares, each from 0 to 1: with 3 calls, and with 20.'
     few, many = answer
-    if not 0 < many < few < 1: return 'Three calls should leave more grey than twenty: which of the two is which?'
+    if not 0 < many < few < 1:
+        return 'Three calls should leave more grey than twenty: which of the two is which?'
 
 @exercise('first_light', 3)
 def _(answer):
@@ -75,10 +77,10 @@ def _(answer):
     if near(answer, 14.2, .8):
         return None
     if near(answer, 3.7, .8):
-        return 'That is the distance between neighbours in the cloud. Measure from `static` to `flat`.'
+        return 'That is the distance between neighbours in the cloud. Measure to `flat`.'
     if near(answer, 13.1, .5):
         return 'That is how far the points of the cube are from each other. Where is the cloud?'
-    return 'Take the smallest distance of each of the eight points to all the digits, then the mean.'
+    return 'Take the smallest distance of each of the eight points to the digits, then the mean.'
 
 @exercise('data', 2)
 def _(answer):
@@ -181,7 +183,7 @@ def half_new(answer):
     if near(answer, .75, .01):
         return 'That is its square: a variance is the square of a share.'
     if not near(answer, .866, .01):
-        return 'The natural share of the variance is 1 - (tan 45 / tan 60)^2. Which part of that is half?'
+        return 'The natural share of the variance is 1 - (tan 45 / tan 60)^2. What is half of it?'
 
 @exercise('samplers', 3)
 def stale_noise(answer):
@@ -222,9 +224,9 @@ def _(answer):
 # %% ../../nbs/kit/exercises.ipynb #6db6c838
 @exercise('embedding', 1)
 def embedding_turns(answer):
-    if near(answer, 119, 2): return 'That is the angle in radians. How many radians has a full turn?'
+    if near(answer, 119, 2): return 'That is in radians. How many radians has a full turn?'
     if near(answer, .002, .002): return 'That is the slowest hand. The fastest has speed 1.'
-    if not near(answer, 18.9, .6): return 'Its speed is 1 radian per unit of x, and x goes up to 119.'
+    if not near(answer, 18.9, .6): return 'Its speed is 1 radian per unit of x, up to x = 119.'
 
 @exercise('embedding', 2)
 def embedding_degrees(answer):
@@ -256,7 +258,7 @@ def unet_bare(answer):
     if any(isinstance(m, norms) for m in block.modules()): return 'There is still a norm in it.'
     x, emb = torch.ones(2, 4, 6, 6), torch.stack([torch.ones(16), -torch.ones(16)])
     out = block(x, emb)
-    if out.shape != (2, 8, 6, 6): return f'(2, 4, 6, 6) should become (2, 8, 6, 6), not {out.shape}.'
+    if out.shape != (2, 8, 6, 6): return '(2, 4, 6, 6) should become (2, 8, 6, 6).'
     if torch.equal(out[0], out[1]): return 'Another embedding should give another answer.'
 
 @exercise('unet', 3)
@@ -306,7 +308,8 @@ def _(answer):
 @exercise('fld', 3)
 def _(answer):
     if near(answer, 0, 1): return 'Measure it: the black around each digit is grey now.'
-    if not near(answer, 92, 5): return 'Give `meter` the thousand real digits as (x + 1)/2, and read FLD%.'
+    if not near(answer, 92, 5):
+        return 'Give `meter` the thousand real digits as (x + 1)/2, and read FLD%.'
 
 # %% ../../nbs/kit/exercises.ipynb #22044938
 class Pair(NamedTuple):
@@ -318,7 +321,8 @@ class Pair(NamedTuple):
 def _(answer):
     if near(answer, 40, 0): return 'Outside the interval w is 1. How many calls does that take?'
     if near(answer, 20, 0): return 'Inside the interval both guesses are needed.'
-    if not near(answer, 29, .5): return 'One call a step, and one more for each stop in the interval.'
+    if not near(answer, 29, .5):
+        return 'One call a step, and one more for each stop in the interval.'
 
 @exercise('guidance', 2)
 def _(answer):
