@@ -110,7 +110,7 @@ class LabelEmbed(nn.Module):
         null:bool=True, # Learn row 0 for 'no label'; False: 'no label' is the zero vector
     ):
         super().__init__()
-        dim, = whole_numbers(1, dim=dim)
+        dim = whole('dim', dim, 1)
         self.classes, self.null = whole('classes', classes, 1), null
         self.rows = nn.Embedding(self.classes + null, dim)
 

@@ -20,7 +20,7 @@ from .data import as_xy, batches
 from .denoiser import Denoiser, errors, unwrap, weigh
 from .kit.checks import (
     as_real, check_denoiser, check_droppable, check_iterable, check_training, choose, number,
-    refuse_step, split_batch, stable_seed, trainable_weights, whole_numbers)
+    refuse_step, split_batch, stable_seed, trainable_weights, whole, whole_numbers)
 from .kit.pictures import to_float
 
 # %% ../nbs/10_training.ipynb #072600db
@@ -256,7 +256,7 @@ def train(
     "Take steps. Raises ValueError for bad settings, a bad batch, and `Diverged`"
     counts = whole_numbers(0, steps=steps, start=start, warmup=warmup, seed=seed)
     steps, start, warmup, seed = counts
-    accumulate, = whole_numbers(1, accumulate=accumulate)
+    accumulate = whole('accumulate', accumulate, 1)
     lr, lr_end, clip, drop, perturb = map(as_real, (lr, lr_end, clip, label_dropout, perturb))
     check_denoiser(model, Denoiser)
     check_training(steps, start, lr, lr_end, warmup, clip, drop, perturb, precision)
@@ -403,7 +403,7 @@ def by_angle(
     bins:int=18,   # How many equal pieces the quarter circle is cut into
 ):                 # Degrees in the middle of each piece, and the mean loss there; no empty pieces
     "Average the losses of neighbouring angles"
-    bins, = whole_numbers(1, bins=bins)
+    bins = whole('bins', bins, 1)
     items, phi = items.detach().cpu(), phi.detach().cpu()         # a device may have no float64
     k = (phi.double()*(2*bins/math.pi)).long().clamp(0, bins - 1)
     count = torch.zeros(bins).double().index_add(0, k, torch.ones(len(k)).double())

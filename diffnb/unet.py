@@ -421,7 +421,7 @@ class MLP(nn.Module):
         super().__init__()
         self.cfg = config(self, locals())
         dim, layers = whole_numbers(1, dim=dim, layers=layers)
-        classes, = whole_numbers(0, classes=classes)
+        classes = whole('classes', classes, 0)
         self.width, self.kind = feature_count(width=width), kind
         self.told(torch.zeros(1))                                  # a bad setting is refused now
         sizes = [dim] + [self.width]*layers

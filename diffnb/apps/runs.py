@@ -36,7 +36,7 @@ from ..samplers import ddim, last
 from ..denoiser import Denoiser, unwrap
 from ..training import (
     EMA, data_pair, fixed_losses, labels_for, resting, show_losses, train)
-from ..kit.checks import as_real, number, split_batch, stable_seed, whole_numbers
+from ..kit.checks import as_real, number, split_batch, stable_seed, whole, whole_numbers
 from ..kit.pictures import show_images
 from ..kit.files import load_state, save_state
 from .checkpoints import check_cfg, load_plain, plain_state, save
@@ -625,7 +625,7 @@ def fit(
     """Train, with everything around it. Ctrl-C gives back what there is. Raises ValueError for bad
     settings, and where a loss is not finite"""
     steps, keep, patience = whole_numbers(1, optional=True, steps=steps, keep=keep, patience=patience or None)
-    bs, = whole_numbers(1, bs=0 if bs is None else bs)
+    bs = whole('bs', 0 if bs is None else bs, 1)
     seed, warmup = whole_numbers(0, optional=True, seed=seed, warmup=warmup)
     lr, lr_end, ema = map(as_real, (lr, lr_end, ema))
     pair = None if is_stream(data) else data_pair(data, flip)

@@ -12,16 +12,16 @@ __all__ = ['as_real', 'whole', 'whole_numbers', 'number', 'choose', 'pair', 'sam
            'seeds_for', 'check_batch', 'check_ran', 'check_drawing', 'check_frames', 'check_several', 'check_named',
            'check_bytes', 'check_images', 'check_steps', 'check_trajectories', 'feature_count', 'check_sinusoidal',
            'freq_settings', 'check_has_steps', 'activation', 'whole_list', 'check_split', 'check_resamples',
-           'check_per_item', 'check_input', 'check_multiple', 'per_channel', 'check_channels', 'to_measure',
-           'check_network', 'check_names', 'cfg_of', 'check_training', 'check_denoiser', 'check_droppable',
-           'trainable_weights', 'check_iterable', 'split_batch', 'split_labels', 'Diverged', 'refuse_step',
-           'check_measurable', 'check_rows', 'check_weights', 'check_gaussians', 'check_more', 'check_each_at_least',
-           'read_instrument', 'check_reference', 'check_same_reference', 'check_digits', 'classes_of', 'label_rows',
-           'label_numbers', 'check_takes_labels', 'check_labels', 'expand_cond', 'picture_cond', 'check_unbound',
-           'check_amount', 'check_has_contrast', 'check_fixed', 'as_limits', 'check_limits', 'check_losses',
-           'check_pictures', 'check_partner', 'check_mask', 'expand_mask', 'check_falling', 'check_renoises',
-           'check_channel_weights', 'check_channel_count', 'check_blur', 'check_trained', 'check_on_path',
-           'check_directions', 'check_shares', 'check_not_opposite', 'check_finite_images']
+           'check_per_item', 'check_input', 'check_multiple', 'picture_cond', 'per_channel', 'check_channels',
+           'to_measure', 'check_network', 'check_names', 'cfg_of', 'check_training', 'check_denoiser',
+           'check_droppable', 'trainable_weights', 'check_iterable', 'split_batch', 'split_labels', 'Diverged',
+           'refuse_step', 'check_measurable', 'check_rows', 'check_weights', 'check_gaussians', 'check_more',
+           'check_each_at_least', 'read_instrument', 'check_reference', 'check_same_reference', 'check_digits',
+           'classes_of', 'label_rows', 'label_numbers', 'check_takes_labels', 'check_labels', 'expand_cond',
+           'check_unbound', 'check_amount', 'check_has_contrast', 'check_fixed', 'as_limits', 'check_limits',
+           'check_losses', 'check_pictures', 'check_partner', 'check_mask', 'expand_mask', 'check_falling',
+           'check_renoises', 'check_channel_weights', 'check_channel_count', 'check_blur', 'check_trained',
+           'check_on_path', 'check_directions', 'check_shares', 'check_not_opposite', 'check_finite_images']
 
 # %% ../../nbs/kit/checks.ipynb #6b2669bf
 import functools
@@ -641,6 +641,16 @@ def check_multiple(x, n):
     if x.ndim != 4 or x.shape[2] % n or x.shape[3] % n:
         raise ValueError(f'x {_found(x)}: give (B, C, H, W) whose sides are multiples of {n}')
 
+# %% ../../nbs/kit/checks.ipynb #df71158c
+def picture_cond(cond, x, extra):
+    "Pictures `(B, extra, h, w)` to look at beside `x`; zeros for None"
+    if not isinstance(x, Tensor) or x.ndim != 4:
+        raise ValueError(f'x {_found(x)}: this network takes a tensor (B, C, H, W)')
+    want = len(x), extra
+    if cond is None: return x.new_zeros(*want, *x.shape[2:])
+    if cond.ndim == 4 and cond.shape[:2] == want: return cond
+    raise ValueError(f'cond {_found(cond)}: this network looks at pictures {want + ("h", "w")}')
+
 # %% ../../nbs/kit/checks.ipynb #6c5ae169
 def per_channel(name, stat, least=-math.inf):
     "A number, or one per channel, as a flat float tensor; each finite and above `least`"
@@ -937,15 +947,6 @@ def expand_cond(cond, x):
     if cond is None: return None
     if len(cond) in (1, len(x)): return cond.to(x.device).expand(len(x), *cond.shape[1:])
     raise ValueError(f'{len(cond)} conditions for a batch of {len(x)}: give one, or one for each')
-
-def picture_cond(cond, x, extra):
-    "Pictures `(B, extra, h, w)` to look at beside `x`; zeros for None"
-    if not isinstance(x, Tensor) or x.ndim != 4:
-        raise ValueError(f'x {_found(x)}: this network takes a tensor (B, C, H, W)')
-    want = len(x), extra
-    if cond is None: return x.new_zeros(*want, *x.shape[2:])
-    if cond.ndim == 4 and cond.shape[:2] == want: return cond
-    raise ValueError(f'cond {_found(cond)}: this network looks at pictures {want + ("h", "w")}')
 
 # %% ../../nbs/kit/checks.ipynb #a0116303
 def check_unbound(denoise, cond):

@@ -57,8 +57,7 @@ def write_labels(board, words, at):
 
 def words_of(images, n):
     "What the first `n` of some Images are called, or None"
-    if images.y is None:
-        return None
+    if images.y is None: return None
     return [images.names[i] if images.names and i >= 0 else i for i in images.y[:n].tolist()]
 
 # %% ../../nbs/kit/pictures.ipynb #6aa7d1ef
@@ -72,29 +71,29 @@ def show_images(
     pad:int=3,      # Screen pixels between images
 ):                  # A `PIL.Image`, which a notebook shows as it is
     "Images side by side in rows. Raises `ValueError` for a wrong shape or dtype, and for NaN"
-    from PIL import Image
     n = whole('n', n or (64 if hasattr(x, 'names') else 1000), 1)
     if hasattr(x, 'names'):
         labels = words_of(x, n) if labels is None else labels
         x = x.x
-    if hasattr(labels, 'tolist'):
-        labels = labels.tolist()
+    if hasattr(labels, 'tolist'): labels = labels.tolist()
     x = as_tiles(x, n)
     scale = whole('scale', scale or max(1, round(48/x.shape[2])), 1)
-    pad = whole('pad', pad)
     x = x.repeat(scale, 1).repeat(scale, 2)                 # a pixel stays a square
-    N, h, w, C = x.shape
-    cols = min(whole('cols', cols or 10, 1), N)
-    head = 0 if labels is None else 11
+    cols = min(whole('cols', cols or 10, 1), len(x))
+    board, at = _board(x, cols, whole('pad', pad), 0 if labels is None else 11)
+    if labels is not None: write_labels(board, labels, at)
+    return board
+
+def _board(tiles, cols, pad, head):
+    "Tiles (N, h, w, C) side by side on one picture, and the corner of each with its head"
+    from PIL import Image
+    N, h, w, C = tiles.shape
     rows = math.ceil(N/cols)
     board = np.full((rows*(h + head + pad) + pad, cols*(w + pad) + pad, C), 235, np.uint8)
     at = [(pad + i % cols*(w + pad), pad + i//cols*(h + head + pad)) for i in range(N)]
-    for tile, (left, top) in zip(x, at):
+    for tile, (left, top) in zip(tiles, at):
         board[top+head:top+head+h, left:left+w] = tile
-    board = Image.fromarray(board[..., 0] if C == 1 else board)
-    if labels is not None:
-        write_labels(board, labels, at)
-    return board
+    return Image.fromarray(board[..., 0] if C == 1 else board), at
 
 # %% ../../nbs/kit/pictures.ipynb #a0d7451f
 def angles_of(steps):
@@ -108,10 +107,8 @@ def falls(phi):
 def pick(phi, n):
     "Which n angles: evenly spaced where they only fall, else evenly by number"
     T = len(phi)
-    if T <= n:
-        return list(range(T))
-    if not falls(phi):
-        return torch.linspace(0, T - 1, n).round().long().tolist()
+    if T <= n: return list(range(T))
+    if not falls(phi): return torch.linspace(0, T - 1, n).round().long().tolist()
     wanted = torch.linspace(phi[0], phi[-1], n, dtype=phi.dtype)
     near = (phi[None] - wanted[:, None]).abs().argmin(1).tolist()
     chosen = [0]
@@ -158,8 +155,7 @@ def step_pictures(x, items, decode):
         if not isinstance(x, torch.Tensor):
             raise ValueError(f'decode returned a {type(x).__name__}: '
                              'it must make a tensor of images in [-1, 1], or of points')
-    if x.ndim == 2 and x.shape[1] == 2:
-        return dots(x)
+    if x.ndim == 2 and x.shape[1] == 2: return dots(x)
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f'a step holds x of shape {tuple(x.shape)}: images (B, C, H, W) of 1 or 3 '
                          'channels can be shown, and points (B, 2); give decode= for a walk in '
@@ -207,10 +203,8 @@ def together(walks, n):
     if falling and len(beyond):      # one that begins earlier or ends later is shown whole
         lead = torch.cat([lead, beyond.unique()]).sort(descending=True).values
     def of(phi, i):
-        if torch.equal(phi, lead):
-            return i
-        if falling:
-            return int((phi - lead[i]).abs().argmin())
+        if torch.equal(phi, lead): return i
+        if falling: return int((phi - lead[i]).abs().argmin())
         return round(i/max(1, len(lead) - 1)*(len(phi) - 1))
     return lead, [[of(phi, i) for phi in phis] for i in pick(lead, n)]
 
@@ -342,8 +336,7 @@ def check_writable(fname, *ends):
         raise ValueError(f'{fname}: give a name that ends in {" or ".join(ends)}')
     if not fname.parent.is_dir():
         raise ValueError(f'{fname}: the folder {fname.parent} does not exist; make it first')
-    if fname.is_dir():
-        raise ValueError(f'{fname} cannot be written: it is a folder')
+    if fname.is_dir(): raise ValueError(f'{fname} cannot be written: it is a folder')
     if not os.access(fname.parent, os.W_OK):
         raise ValueError(f'{fname} cannot be written: you may not write in {fname.parent}')
     return fname
