@@ -30,6 +30,7 @@ from diffnb.editing import (
 from diffnb.embedding import AngleEmbed, LabelEmbed, angle_features, log_sigma, sinusoidal
 from diffnb.apps.generation import generate, trajectory
 from diffnb.guidance import amount, clamp, dynamic, given, guide, interval, project, steer
+from diffnb.kit.checks import check_labels
 from diffnb.oracle import labelled
 from diffnb.oracle import ideal, mixture, score
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last, refresh, seeded
@@ -346,7 +347,7 @@ CALLS = {
     'by_angle': (2, lambda to: partial(by_angle, to(P[:, 0]), to(PHI))),
     'preview': (1, lambda to: partial(preview, to(model()), 2, 3)),
     # 12_guidance
-    'condition': (1, lambda to: partial(condition, model(3), to(Y))),
+    'check_labels': (1, lambda to: partial(check_labels, to(Y), model(3))),
     'given': (0, lambda to: partial(given(to(model(3)), [0, 1, 2, -1]), to(X), .7)),
     'labelled': (1, lambda to: partial(labelled(to(X), to(Y)), to(E), .7, to(Y))),
     'guide': (0, lambda to: partial(guide(to(model(3)), 1, 3.), to(X), .7)),

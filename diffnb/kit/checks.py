@@ -896,9 +896,9 @@ def _known_labels(y, classes):
 
 def label_rows(y, classes):
     "Labels of a table, int64. On a GPU the range is left to CUDA: a look would make it wait"
-    if not isinstance(y, Tensor) or y.is_floating_point():
-        kind = getattr(y, 'dtype', '')
-        raise ValueError(f'labels are a {type(y).__name__} {kind}: give a tensor of whole numbers')
+    if not isinstance(y, Tensor):
+        raise ValueError(f'labels are a {type(y).__name__}: give a tensor of whole numbers')
+    if y.is_floating_point(): raise ValueError(f'labels are {y.dtype}: give whole numbers')
     return _known_labels(y, classes) if y.device.type == 'cpu' else y.long()
 
 def label_numbers(model, cond):
