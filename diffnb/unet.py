@@ -410,7 +410,7 @@ class UNet(nn.Module):
 
 # %% ../nbs/08_unet.ipynb #e4d00469
 class MLP(nn.Module):
-    "For points: dense layers, each of which is told the angle and the label"
+    "For points: dense layers, each of which sees the angle and the label"
     def __init__(self,
         dim:int=2,        # Numbers in a point
         width:int=64,     # Width of the layers, and number of sinusoidal features: even
@@ -423,7 +423,7 @@ class MLP(nn.Module):
         dim, layers = whole_numbers(1, dim=dim, layers=layers)
         classes = whole('classes', classes, 0)
         self.width, self.kind = feature_count(width=width), kind
-        self.told(torch.zeros(1))                                  # a bad setting is refused now
+        self.features(torch.zeros(1))                              # a bad setting is refused now
         sizes = [dim] + [self.width]*layers
         self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
         self.angle = nn.ModuleList(nn.Linear(b, b) for b in sizes[1:])
@@ -431,7 +431,7 @@ class MLP(nn.Module):
         if classes: self.label = nn.ModuleList(LabelEmbed(classes, b) for b in sizes[1:])
         self.last = nn.Linear(self.width, dim)
 
-    def told(self, phi): return angle_features(phi, self.width, self.kind)
+    def features(self, phi): return angle_features(phi, self.width, self.kind)
 
     def forward(self,
         x:Tensor,         # Points, `(B, dim)`
@@ -440,9 +440,9 @@ class MLP(nn.Module):
     )->Tensor:            # `(B, dim)`
         "The network's answer"
         check_per_item(check_input(x, self.dense[0].weight), phi, cond, self.label)
-        told = self.told(phi).to(x)
+        seen = self.features(phi).to(x)
         for i, dense in enumerate(self.dense):
-            h = dense(x) + self.angle[i](told)
+            h = dense(x) + self.angle[i](seen)
             if self.label is not None: h = h + self.label[i](cond, len(x))
             x = F.silu(h)
         return self.last(x)

@@ -68,7 +68,7 @@ class ResidualUNet(nn.Module):
         feature_count(features=o.features)
         whole_numbers(0, extra=o.extra)
         whole('levels', len(whole_list('widths', o.widths, 1)), 1)
-        self.told(torch.zeros(1))                                  # a bad setting is refused now
+        self.waves(torch.zeros(1))                                 # a bad setting is refused now
         self.first = nn.Conv2d(o.channels + o.extra, o.features, 1)
         self.levels, out = self.level(0, 2*o.features)
         self.last = nn.Conv2d(out, o.channels, 1)
@@ -76,7 +76,7 @@ class ResidualUNet(nn.Module):
             nn.init.zeros_(self.last.weight)
             nn.init.zeros_(self.last.bias)
 
-    def told(self, phi):
+    def waves(self, phi):
         return angle_features(phi, self.o.features, self.o.kind, freqs=self.o.freqs)
 
     def chain(self, sizes):
@@ -108,7 +108,7 @@ class ResidualUNet(nn.Module):
         H, W = check_input(x, self.first.weight).shape[2:]
         check_per_item(x, phi, cond, None)
         h = self.first(padded(x, 2**(len(self.o.widths) - 1 + self.o.double)))
-        maps = self.told(phi).to(h)[:, :, None, None].expand(-1, -1, *h.shape[2:])
+        maps = self.waves(phi).to(h)[:, :, None, None].expand(-1, -1, *h.shape[2:])
         h = self.levels(torch.cat([h, maps], 1), None)
         return self.last(h)[:, :, :H, :W]
 

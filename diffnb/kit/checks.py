@@ -4,24 +4,24 @@
 
 # %% auto #0
 __all__ = ['as_real', 'whole', 'whole_numbers', 'number', 'choose', 'pair', 'same_shape', 'check_callable', 'check_floats',
-           'check_finite', 'as_doubles', 'as_labels', 'as_text', 'class_numbers', 'check_cloud', 'check_points',
-           'check_process', 'check_order', 'check_items', 'as_xy', 'check_curve', 'warn_unless_noise', 'check_settings',
-           'warn_caller', 'stable_seed', 'check_times', 'check_name_is_free', 'check_betas', 'steps_of', 'check_calls',
-           'check_angles', 'as_angles', 'as_radians', 'check_means', 'check_same_items', 'check_noise_rate',
-           'check_path', 'step_pairs', 'check_sampling', 'network_of', 'in_eval_mode', 'sampler', 'check_seeds',
-           'seeds_for', 'check_batch', 'check_ran', 'check_drawing', 'check_frames', 'check_several', 'check_named',
-           'check_bytes', 'check_images', 'check_steps', 'check_trajectories', 'feature_count', 'check_sinusoidal',
-           'freq_settings', 'check_has_steps', 'activation', 'whole_list', 'check_split', 'check_resamples',
-           'check_per_item', 'check_input', 'check_multiple', 'picture_cond', 'per_channel', 'check_channels',
-           'to_measure', 'check_network', 'check_names', 'cfg_of', 'check_training', 'check_denoiser',
-           'check_droppable', 'trainable_weights', 'check_iterable', 'split_batch', 'split_labels', 'Diverged',
-           'refuse_step', 'check_measurable', 'check_rows', 'check_weights', 'check_gaussians', 'check_more',
-           'check_each_at_least', 'read_instrument', 'check_reference', 'check_same_reference', 'check_digits',
-           'classes_of', 'label_rows', 'label_numbers', 'check_takes_labels', 'check_labels', 'expand_cond',
-           'check_unbound', 'check_amount', 'check_has_contrast', 'check_fixed', 'as_limits', 'check_limits',
-           'check_losses', 'check_pictures', 'check_partner', 'check_mask', 'expand_mask', 'check_falling',
-           'check_renoises', 'check_channel_weights', 'check_channel_count', 'check_blur', 'check_trained',
-           'check_on_path', 'check_directions', 'check_shares', 'check_not_opposite', 'check_finite_images']
+           'check_finite', 'as_doubles', 'as_labels', 'as_text', 'class_numbers', 'check_points', 'check_process',
+           'check_order', 'check_items', 'as_xy', 'check_curve', 'warn_unless_noise', 'check_settings', 'warn_caller',
+           'stable_seed', 'check_times', 'check_name_is_free', 'check_betas', 'steps_of', 'check_calls', 'check_angles',
+           'as_angles', 'as_radians', 'check_means', 'check_same_items', 'check_noise_rate', 'check_path', 'step_pairs',
+           'check_sampling', 'network_of', 'in_eval_mode', 'sampler', 'check_seeds', 'seeds_for', 'check_batch',
+           'check_ran', 'check_drawing', 'check_frames', 'check_several', 'check_named', 'check_bytes', 'check_images',
+           'check_steps', 'check_trajectories', 'feature_count', 'check_sinusoidal', 'freq_settings', 'check_has_steps',
+           'activation', 'whole_list', 'check_split', 'check_resamples', 'check_per_item', 'check_input',
+           'check_multiple', 'picture_cond', 'per_channel', 'check_channels', 'to_measure', 'check_network',
+           'check_names', 'cfg_of', 'check_training', 'check_denoiser', 'check_droppable', 'trainable_weights',
+           'check_iterable', 'split_batch', 'split_labels', 'Diverged', 'refuse_step', 'check_measurable', 'check_rows',
+           'check_weights', 'check_gaussians', 'check_more', 'check_each_at_least', 'read_instrument',
+           'check_reference', 'check_same_reference', 'check_digits', 'classes_of', 'label_rows', 'label_numbers',
+           'check_takes_labels', 'check_labels', 'expand_cond', 'check_unbound', 'check_amount', 'check_has_contrast',
+           'check_fixed', 'as_limits', 'check_limits', 'check_losses', 'check_pictures', 'check_partner', 'check_mask',
+           'expand_mask', 'check_falling', 'check_renoises', 'check_channel_weights', 'check_channel_count',
+           'check_trained', 'check_on_path', 'check_directions', 'check_shares', 'check_not_opposite',
+           'check_finite_images']
 
 # %% ../../nbs/kit/checks.ipynb #6b2669bf
 import functools
@@ -203,11 +203,6 @@ def class_numbers(y, data):
     return y
 
 # %% ../../nbs/kit/checks.ipynb #517c34e6
-def check_cloud(n, noise):
-    "The number of points of a cloud as an int, and the noise as a number"
-    number('noise', noise, 0)
-    return whole('n', n, 2, of='points')
-
 def check_points(x):
     "Raises ValueError for a tensor that does not hold points in the plane"
     if x.ndim != 2 or x.shape[1] != 2:
@@ -1055,11 +1050,6 @@ def check_channel_count(x, n):
     "Pictures of n channels"
     if x.shape[1] != n:
         raise ValueError(f'x {_found(x)}: these weights are for {n} channels')
-
-def check_blur(width, limit):
-    "A width in pixels and a share"
-    number('width', width, above=0, of='pixels')
-    if not 0 < limit < 1: raise ValueError(f'limit={limit}: give a number between 0 and 1')
 
 # %% ../../nbs/kit/checks.ipynb #2fc63c5a
 def check_trained(angle, lowest, what):
