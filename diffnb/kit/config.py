@@ -50,11 +50,14 @@ def check_config(
     named = {p.name for p in params if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     takes_more = any(p.kind == p.VAR_KEYWORD for p in params)
     saved = set(obj.cfg) - {'name'}
-    lost = sorted(named - saved - set(besides))
-    if lost or not (takes_more or saved <= named):
-        raise ValueError(f'{name}.__init__ has arguments of its own and would be saved without '
-                         f'{", ".join(lost) or "them"}: write `self.cfg = config(self, locals())` '
-                         'in it too, after super().__init__(...)')
+    lost, foreign = sorted(named - saved - set(besides)), sorted(saved - named)
+    wrong = ''
+    if foreign and not takes_more:
+        wrong = f' could not be rebuilt: it takes no {", ".join(foreign)}'
+    if lost: wrong = f'.__init__ has arguments of its own, saved without {", ".join(lost)}'
+    if wrong:
+        raise ValueError(f'{name}{wrong}: write `self.cfg = config(self, locals())` in it too, '
+                         'after super().__init__(...)')
 
 # %% ../../nbs/kit/config.ipynb #5df76ada
 class Summary(str):
