@@ -390,7 +390,7 @@ def save_mp4(
     fname = check_writable(fname, '.mp4', '.mov', '.mkv', '.webm')
     tool = shutil.which('ffmpeg')
     if tool is None:
-        raise ValueError(f'{fname}: install the program ffmpeg, which writes films, or use save_gif')
+        raise ValueError(f'{fname}: install ffmpeg, which writes films, or use save_gif')
     frames = as_frames(steps, kwargs)
     w, h = frames[0].size
     raw = b''.join(f.convert('RGB').tobytes() for f in frames + frames[-1:]*round(hold/ms))
