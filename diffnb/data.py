@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing import NamedTuple
 from .kit.checks import (
-    as_labels, as_text, as_xy, check_items, check_order, check_points, number, whole)
+    as_labels, as_text, as_xy, check_items, check_order, check_points, as_number, whole)
 from .kit.pictures import to_float
 
 # %% ../nbs/01_data.ipynb #9aeda670
@@ -36,7 +36,7 @@ def numpy_rng(seed, *more):
 
 def make_cloud(curve, start, end, n, seed, noise):
     "`n` points of a curve over `t` in [`start`, `end`], of mean 0 and standard deviation 1"
-    number('noise', noise, 0)
+    as_number('noise', noise, 0)
     n = whole('n', n, 2, of='points')
     rng = numpy_rng(seed)
     p = torch.from_numpy(curve(rng.uniform(start, end, n)))

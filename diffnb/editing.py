@@ -18,7 +18,7 @@ from .guidance import unwrap_denoiser
 from .kit.checks import (
     check_channel_count, check_channel_weights, check_directions, check_falling, check_mask,
     check_multiple, check_not_opposite, check_on_path, check_partner, check_pictures,
-    check_renoises, check_shares, check_trained, expand_mask, in_eval_mode, number, same_shape,
+    check_renoises, check_shares, check_trained, expand_mask, in_eval_mode, as_number, same_shape,
     step_pairs, whole)
 
 # %% ../nbs/13_editing.ipynb #ef775a5c
@@ -120,8 +120,8 @@ def blur(
     limit=.05,   # A wave of which less than this share is left counts as lost
 )->Operator:     # `(B, C, H, W)` -> the same shape; edges wrap around
     "Gaussian blur, and sharpening of what it left"
-    number('width', width, above=0, of='pixels')
-    number('limit', limit, 0, 1)
+    as_number('width', width, above=0, of='pixels')
+    as_number('limit', limit, 0, 1)
     def waves(x):
         fy, fx = (torch.fft.fftfreq(n, device=x.device) for n in x.shape[-2:])
         h = torch.exp(-2*(math.pi*width)**2*(fy[:, None]**2 + fx**2))

@@ -13,7 +13,7 @@ from .angle import Guess, rates, unmix
 from .denoiser import unwrap
 from .kit.checks import (
     as_limits, check_amount, check_callable, check_fixed, check_has_contrast, check_labels,
-    check_limits, check_losses, check_unbound, expand_cond, number, pair)
+    check_limits, check_losses, check_unbound, expand_cond, as_number, as_pair)
 
 # %% ../nbs/12_guidance.ipynb #fdd145a9
 def unwrap_denoiser(
@@ -92,7 +92,7 @@ def interval(
     outside=1., # Guidance elsewhere: 1 is plain conditional, and costs one evaluation
 ):              # A function of the angle, for `guide`
     "Guidance in a limited interval (Kynkaanniemi et al. 2024, arXiv:2404.07724)"
-    pair('interval', (lo, hi))
+    as_pair('interval', (lo, hi))
     inside = torch.as_tensor(amount(w, None, None), dtype=torch.float64)
     def at(phi):
         phi = torch.as_tensor(phi).cpu().double()
@@ -131,7 +131,7 @@ def guide(
     "Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598)"
     labels = check_labels(cond, model)
     others = None if null is None else check_labels(null, model)
-    number('rescale', rescale, 0, 1)
+    as_number('rescale', rescale, 0, 1)
     if not callable(w):
         w = amount(w, None, None)               # read back from a GPU here, not at every call
     def ask(x, phi, _):
@@ -183,7 +183,7 @@ def dynamic(
     limits=(-1., 1.), # As for `clamp`
 ):                    # `fix` for `project`
     "Dynamic thresholding: lower the contrast until q fits, then cut off (arXiv:2205.11487)"
-    number('q', q, above=0, most=1)
+    as_number('q', q, above=0, most=1)
     check_limits(*_limits(limits))
     def fix(x0):
         lo, hi = (t.to(x0) for t in _limits(limits))

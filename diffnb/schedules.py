@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 from .kit.checks import (
-    check_calls, check_curve, number, pair, steps_of, warn_unless_noise, whole)
+    check_calls, check_curve, as_number, as_pair, steps_of, warn_unless_noise, whole)
 from .kit.curves import call_times, check_schedule, schedule, stepwise, time_of
 
 # %% ../nbs/04_schedules.ipynb #204e2f28
@@ -51,7 +51,7 @@ def cosine(
     signal=(.9998, .02),  # Signal rate at t=0 and at t=1; Keras' own range is (.95, .02)
 ):                        # Angles in radians, float64
     "A straight line of angles between two signal rates, as in the Keras example of DDIM"
-    high, low = pair('signal', signal)
+    high, low = as_pair('signal', signal)
     start, end = math.acos(high), math.acos(low)
     return start + (end - start)*t
 
@@ -64,7 +64,7 @@ def linear_beta(
 )->Tensor:            # `(T,)` betas; the schedule goes through their angles at t = k/T
     "Betas that grow linearly: DDPM (Ho et al. 2020, arXiv:2006.11239)"
     T = whole('T', T, 1)
-    first, last = pair('beta', beta)
+    first, last = as_pair('beta', beta)
     k = 1000/T if scale else 1
     return torch.linspace(first*k, last*k, T, dtype=torch.float64)
 
@@ -76,7 +76,7 @@ def quadratic_beta(
 )->Tensor:            # `(T,)` betas
     "Betas whose roots grow linearly; with (.00085, .012), Stable Diffusion's"
     T = whole('T', T, 1)
-    first, last = pair('beta', beta)
+    first, last = as_pair('beta', beta)
     return torch.linspace(first**.5, last**.5, T, dtype=torch.float64)**2
 
 @stepwise
@@ -113,7 +113,7 @@ def flow(
     shift=1., # Over 1: more of the noisy end (Esser et al. 2024, arXiv:2403.03206, equation 23)
 ):            # Angles in radians
     "Flow matching and rectified flow: the angle of the cross-fade (1-t)*x0 + t*eps"
-    number('shift', shift, above=0)
+    as_number('shift', shift, above=0)
     t = shift*t / (1 + (shift - 1)*t)
     return torch.atan2(t, 1 - t)
 
@@ -125,7 +125,7 @@ def karras(
     rho=7.,           # How strongly the steps crowd at the clean end
 ):                    # Angles in radians
     "EDM's sampling schedule (Karras et al. 2022, arXiv:2206.00364), equation 5"
-    low, high = pair('sigma', sigma)
+    low, high = as_pair('sigma', sigma)
     return (low**(1/rho) + (high**(1/rho) - low**(1/rho))*t).pow(rho).atan()
 
 @schedule
@@ -135,7 +135,7 @@ def lognormal(
     std=1.2,   # Standard deviation of log sigma
 ):             # Angles in radians
     "The noise levels EDM trains on: sigma is log-normal; sample with `karras`"
-    return torch.special.ndtri(t).mul(number('std', std, above=0)).add(mean).exp().atan()
+    return torch.special.ndtri(t).mul(as_number('std', std, above=0)).add(mean).exp().atan()
 
 # %% ../nbs/04_schedules.ipynb #a880667b
 def alpha_bar(
@@ -207,7 +207,7 @@ def section(
 ):                                  # Angles in radians
     "The part of a schedule between two angles, with the angles inside as dense as they were"
     check_schedule(schedule)
-    low, high = pair('angles', angles)
+    low, high = as_pair('angles', angles)
     first, last = time_of(schedule, low), time_of(schedule, high)
     return schedule(first + (last - first)*t)
 

@@ -19,7 +19,7 @@ from typing import Iterator, NamedTuple
 from .data import as_xy, batches
 from .denoiser import Denoiser, errors, unwrap, weigh
 from .kit.checks import (
-    as_real, check_denoiser, check_droppable, check_iterable, check_training, choose, number,
+    as_real, check_denoiser, check_droppable, check_iterable, check_training, choose, as_number,
     refuse_step, split_batch, stable_seed, trainable_weights, whole, whole_numbers)
 from .kit.pictures import to_float
 
@@ -30,7 +30,7 @@ def label_dropout(
     generator=None,  # A `torch.Generator`
 ):                   # Labels, some of them -1: "no label"
     "Drop labels at random, per item: classifier-free guidance (arXiv:2207.12598) needs it"
-    number('label_dropout', p, 0, 1)
+    as_number('label_dropout', p, 0, 1)
     if y is None: return None
     y = torch.as_tensor(y)
     if not p: return y

@@ -36,7 +36,7 @@ from ..samplers import ddim, last
 from ..denoiser import Denoiser, unwrap
 from ..training import (
     EMA, data_pair, fixed_losses, labels_for, resting, show_losses, train)
-from ..kit.checks import as_real, number, split_batch, stable_seed, whole, whole_numbers
+from ..kit.checks import as_real, as_number, split_batch, stable_seed, whole, whole_numbers
 from ..kit.pictures import show_images
 from ..kit.files import load_state, save_state
 from .checkpoints import check_cfg, load_plain, plain_state, save
@@ -426,7 +426,7 @@ def check_fit(model, x, steps, epochs, bs, every):
         raise ValueError(f'a {type(model).__name__} is no Denoiser: give Denoiser(net)')
     if (steps is None) == (epochs is None):
         raise ValueError(f'steps={steps}, epochs={epochs}: give one of the two')
-    if epochs is not None: number('epochs', epochs, above=0)
+    if epochs is not None: as_number('epochs', epochs, above=0)
     if every is not None and not isinstance(every, dict):
         raise ValueError(f'every={every!r}: give a dict, such as dict(valid=100, save=500)')
     if x is None and epochs is not None:

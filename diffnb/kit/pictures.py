@@ -16,7 +16,7 @@ from torch import Tensor
 from typing import NamedTuple
 from .checks import (
     as_text, check_bytes, check_drawing, check_images, check_points, check_steps,
-    check_trajectories, number, whole)
+    check_trajectories, as_number, whole)
 
 # %% ../../nbs/kit/pictures.ipynb #0fcca925
 def to_float(
@@ -135,7 +135,7 @@ def dots(
     "A cloud of points as a picture. Raises `ValueError` for what is no cloud of points"
     check_points(x)
     size = whole('size', size, 3, of='pixels')
-    reach = number('reach', reach, above=0, of='units')
+    reach = as_number('reach', reach, above=0, of='units')
     x = x.detach().cpu().float()*torch.tensor([1., -1.])          # up is positive
     at = ((x/reach + 1)/2*(size - 1)).round().long()
     board = torch.ones(size + 2, size + 2)
@@ -323,7 +323,7 @@ def _framed(pic, width, height):
 # %% ../../nbs/kit/pictures.ipynb #c31af874
 def check_pace(ms, hold):
     "Milliseconds for a frame, and for the last one"
-    ms, hold = (number(name, value, 20, 60_000, of='milliseconds')
+    ms, hold = (as_number(name, value, 20, 60_000, of='milliseconds')
                 for name, value in dict(ms=ms, hold=hold).items())
     return ms, hold
 

@@ -12,7 +12,7 @@ import html
 import io
 import json
 import numpy as np
-from .checks import check_frames, check_several, number, whole
+from .checks import check_frames, check_several, as_number, whole
 from .pictures import check_writable, frame_picture, make_reel, step_words, write_file
 
 # %% ../../nbs/kit/scrubber.ipynb #cc593f89
@@ -80,7 +80,7 @@ def still(
 )->bytes:          # The content of an animated PNG file
     "A small animated PNG with 16 grey levels: fewer frames, then smaller ones, until it fits"
     n, limit = whole('n', n, 2, of='frames'), whole('limit', limit, 1, of='bytes')
-    ms = number('ms', ms, 1, of='milliseconds')
+    ms = as_number('ms', ms, 1, of='milliseconds')
     chosen = _some(frames, min(n, len(frames)))
     content = _animated([f.convert('L').point(lambda v: round(v/17)*17) for f in chosen], ms)
     size = len(content)
