@@ -36,7 +36,8 @@ from diffnb.kit.pictures import show_images, to_float
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last
 from diffnb.schedules import linear_beta, path
 from diffnb.training import train, validate
-from diffnb.unet import UNet, families
+from diffnb.apps.families import families
+from diffnb.unet import UNet
 
 runs = results.parent/'runs'/'cifar10'
 cifar = {**families['adm'], 'attention': [1]}                       # configs/ddpm_cifar10.yaml: 35,746,307 parameters

@@ -32,7 +32,7 @@ from diffnb.kit.pictures import show_images, to_float
 from diffnb.samplers import ddim, dpmpp, last
 from diffnb.schedules import cosine, linear_beta, path
 from diffnb.apps.optim import Muon
-from diffnb.unet import ResidualUNet
+from diffnb.apps.families import ResidualUNet
 from diffnb.kit.curves import schedule
 
 runs = results.parent/'runs'/'flowers'

@@ -23,7 +23,8 @@ from diffnb.denoiser import Denoiser
 from diffnb.samplers import ddim, last
 from diffnb.schedules import cosine, path
 from diffnb.training import EMA, train
-from diffnb.unet import UNet, families
+from diffnb.apps.families import families
+from diffnb.unet import UNet
 
 began = time.time()
 limit = 380                                     # seconds; rows that would begin later are left out

@@ -17,7 +17,8 @@ from diffnb.denoiser import Denoiser
 from diffnb.fld import FLD, classify, features, per_class
 from diffnb.samplers import ddim, last
 from diffnb.schedules import cosine, path
-from diffnb.unet import UNet, families
+from diffnb.apps.families import families
+from diffnb.unet import UNet
 from diffnb.apps.generation import generate
 from diffnb.guidance import Wrapped, _doubled, clamp, given, guide, interval, project
 

@@ -31,7 +31,8 @@ from diffnb.samplers import ddim, ddpm, dpmpp, heun, last
 from diffnb.schedules import cosine, karras, lognormal, path
 from diffnb.apps.optim import Muon
 from diffnb.training import validate
-from diffnb.unet import UNet, families
+from diffnb.apps.families import families
+from diffnb.unet import UNet
 
 runs = results.parent/'runs'/'mnist'
 seed_net = {**families['julia'], 'mid_attention': False}                                # 376,913 parameters: DenoisingDiffusion.jl's

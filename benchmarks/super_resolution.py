@@ -25,7 +25,8 @@ from diffnb.kit.pictures import show_images, to_float
 from diffnb.samplers import ddim, ddpm, dpmpp, last, seeded
 from diffnb.schedules import path
 from diffnb.training import validate
-from diffnb.unet import UNet, WithImage
+from diffnb.apps.families import WithImage
+from diffnb.unet import UNet
 from diffnb.editing import data_consistency, repaint_path, shrink
 from diffnb.guidance import given, project
 

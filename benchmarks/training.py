@@ -32,7 +32,8 @@ from diffnb.denoiser import Denoiser
 from diffnb.kit.pictures import to_float
 from diffnb.schedules import cosine, linear_beta, timestep
 from diffnb.training import EMA, train
-from diffnb.unet import UNet, families
+from diffnb.apps.families import families
+from diffnb.unet import UNet
 
 bs = 128
 muon_rate = 4e-3

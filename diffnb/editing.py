@@ -16,10 +16,10 @@ from .angle import Guess, mix, unmix
 from .samplers import Step, last
 from .guidance import unwrap_denoiser
 from .kit.checks import (
-    check_alike, check_blur, check_channel_count, check_channel_weights, check_directions,
-    check_divides, check_falling, check_mask, check_not_opposite, check_on_path, check_partner,
-    check_pictures, check_renoises, check_shares, check_trained, expand_mask, in_eval_mode,
-    step_pairs, whole_number)
+    check_channel_count, check_channel_weights, check_directions, check_falling, check_mask,
+    check_multiple, check_not_opposite, check_on_path, check_partner, check_pictures,
+    check_renoises, check_shares, check_trained, expand_mask, in_eval_mode, as_number, same_shape,
+    step_pairs, whole)
 
 # %% ../nbs/13_editing.ipynb #ef775a5c
 def inpaint(
@@ -42,8 +42,8 @@ def repaint_path(
 )->Tensor:        # A longer path with the same ends, float64; its last step is taken once
     "RePaint's schedule (Lugmayr et al. 2022, arXiv:2201.09865)"
     angles = check_falling(angles)
-    back = whole_number(back, 'back', 1, 'a whole number from 1 on')
-    times = whole_number(times, 'times', 1, 'a whole number from 1 on')
+    back = whole('back', back, 1)
+    times = whole('times', times, 1)
     if sampler is not None:
         check_renoises(sampler, _renoises(sampler))
     end = len(angles) - 2                               # the last step belongs to no stretch
@@ -77,9 +77,9 @@ def shrink(
     k:int,   # How many times smaller: blocks of k x k pixels become one
 )->Operator: # `(B, C, H, W)` -> `(B, C, H/k, W/k)`
     "Means of blocks, and back by repeating"
-    k = whole_number(k, 'k', 1, 'a whole number from 1 on, such as 4')
+    k = whole('k', k, 1)
     def A(x):
-        check_divides(k, x)
+        check_multiple(x, k)
         return F.avg_pool2d(x, k)
     def inv(y):
         return y.repeat_interleave(k, -2).repeat_interleave(k, -1)
@@ -93,7 +93,7 @@ def data_consistency(
     "Restoration without training, for `project`: x0 + A+(y - A x0) (DDNM, arXiv:2212.00490)"
     if not isinstance(op, Operator):
         what = 'an Operator, such as blur(1.5), or a whole number k for shrink(k)'
-        op = shrink(whole_number(op, 'op', 1, what))
+        op = shrink(whole('op', op, 1, give=what))
     y = check_pictures(y, 'y')
     def fix(x0):
         seen = op.A(x0)
@@ -120,7 +120,8 @@ def blur(
     limit=.05,   # A wave of which less than this share is left counts as lost
 )->Operator:     # `(B, C, H, W)` -> the same shape; edges wrap around
     "Gaussian blur, and sharpening of what it left"
-    check_blur(width, limit)
+    as_number('width', width, above=0, of='pixels')
+    as_number('limit', limit, 0, 1)
     def waves(x):
         fy, fx = (torch.fft.fftfreq(n, device=x.device) for n in x.shape[-2:])
         h = torch.exp(-2*(math.pi*width)**2*(fy[:, None]**2 + fx**2))
@@ -168,7 +169,7 @@ def invert(
     "DDIM inversion (Song et al. 2020, arXiv:2010.02502, section 4.3)"
     angles = check_falling(angles)
     x0 = check_pictures(x0, 'x0')
-    refine = whole_number(refine, 'refine', 0)
+    refine = whole('refine', refine, 0)
     check_trained(float(angles[angles > 0].min()), lowest_angle(denoise), 'the path goes to')
     return _invert(in_eval_mode(denoise), x0, angles, refine)
 
@@ -192,7 +193,7 @@ def slerp(
     t,        # From 0, which is `a`, to 1, which is `b`: a number, or `(B,)`
 )->Tensor:    # Between them along the circle, shaped as `a`
     "Spherical interpolation, item by item"
-    check_alike(a, b)
+    same_shape(a=a, b=b)
     u, v = _direction(a, 'a'), _direction(b, 'b')
     check_directions(u, v)
     t = check_shares(t, len(a))

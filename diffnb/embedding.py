@@ -10,8 +10,9 @@ import math
 import torch
 from torch import Tensor, nn
 from .schedules import timestep
-from .kit.checks import activation, check_has_steps, check_sinusoidal, class_count
-from .kit.checks import feature_count, freq_settings, label_rows, lookup, whole_numbers
+from .kit.checks import (
+    activation, check_has_steps, check_sinusoidal, choose, feature_count, freq_settings, label_rows,
+    whole, whole_numbers)
 from .kit.curves import from_cfg
 
 # %% ../nbs/07_embedding.ipynb #4729f273
@@ -67,7 +68,7 @@ def angle_features(
     freqs=None,       # First and last frequency of the sinusoids; None: those that suit the kind
 )->Tensor:            # `(B, dim)`
     "Sinusoids of a reading of the angle"
-    read, settings = lookup(angle_kinds, kind, 'kind')
+    read, settings = choose('kind', kind, angle_kinds)
     if freqs is not None: settings = {**settings, **freq_settings(freqs)}
     if phi.dtype != torch.float64: phi = phi.float()           # 16 bits cannot hold a fine angle
     return sinusoidal(read(phi, schedule), dim, **settings)
@@ -109,8 +110,8 @@ class LabelEmbed(nn.Module):
         null:bool=True, # Learn row 0 for 'no label'; False: 'no label' is the zero vector
     ):
         super().__init__()
-        dim, = whole_numbers(1, dim=dim)
-        self.classes, self.null = class_count(classes), null
+        dim = whole('dim', dim, 1)
+        self.classes, self.null = whole('classes', classes, 1), null
         self.rows = nn.Embedding(self.classes + null, dim)
 
     def forward(self,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['frechet', 'Stats', 'stats', 'as_pictures', 'grey28', 'LeNet', 'Reference', 'evaluator', 'in_batches', 'features',
            'pixels', 'classify', 'Estimate', 'Score', 'calibrate', 'FLD', 'kid', 'Quality', 'precision_recall',
-           'Nearest', 'nearest', 'PerClass', 'per_class', 'show_confusion', 'show_confidence']
+           'Nearest', 'nearest', 'PerClass', 'per_class']
 
 # %% ../nbs/11_fld.ipynb #5b182f19
 import functools
@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from typing import NamedTuple
 from .data import Images
 from .kit.checks import (
-    check_digits, check_each_at_least, check_enough_real, check_gaussians, check_measurable,
-    check_instrument, check_more, check_reference, check_rows, check_same_reference,
-    check_weights, read_instrument, whole_number)
+    check_digits, check_each_at_least, check_gaussians, check_measurable, check_more,
+    check_reference, check_rows, check_same_reference, check_weights, read_instrument, whole)
 from .kit.files import load_state
 
 # %% ../nbs/11_fld.ipynb #c7e85f32
@@ -76,8 +75,7 @@ def stats(
 def as_pictures(images):
     "Square pictures (N, C, S, S) in [0, 1], float32 on the CPU"
     x = check_measurable(_tensor(images))
-    if x.dtype == torch.uint8:
-        return x.float()/255
+    if x.dtype == torch.uint8: return x.float()/255
     return ((x.float() + 1)/2).clamp(0, 1)
 
 def _tensor(images):
@@ -139,8 +137,7 @@ def evaluator(
 )->tuple:            # The `LeNet`, in eval mode, and a dict of `Reference`s by name
     "The instrument: weights and statistics, checked"
     fname = _file if fname is None else Path(fname)
-    found = hashlib.sha256(read_instrument(fname)).hexdigest()
-    check_instrument(fname, found, sha)
+    found = read_instrument(fname, sha)
     kept, net = load_state(fname), LeNet()
     net.load_state_dict(kept['lenet'])
     refs = {}
@@ -155,7 +152,7 @@ def in_batches(images, batch, function):
     x = _tensor(images)
     if not isinstance(x, Tensor) or x.ndim != 4 or not len(x):
         grey28(images)                                      # says what is wrong
-    parts = x.split(whole_number(batch, 'batch', 1, 'a whole number from 1 on'))
+    parts = x.split(whole('batch', batch, 1))
     with torch.no_grad():
         return torch.cat([function(grey28(part)) for part in parts])
 
@@ -202,8 +199,7 @@ def _halves(f, against, seed, times=8):
 
 def _floor(ref, n):
     "What n real images score, straight in 1/n between the entries of the table"
-    if not len(ref.floor):
-        return None
+    if not len(ref.floor): return None
     at, value = (1/ref.floor[:, 0]).flip(0).numpy(), ref.floor[:, 1].flip(0).numpy()
     return float(np.interp(1/n, at, value))
 
@@ -214,6 +210,24 @@ class Estimate(NamedTuple):
     se:float    # Its standard error
 
     def __repr__(self): return f'{self.value:.4g} ± {self.se:.2g}'
+
+# %% ../nbs/11_fld.ipynb #23b4e374
+def _report(score):
+    "The lines of a score's text"
+    ref, floor = score.ref, 'floor unknown (real= gives one)'
+    if score.floor is not None:
+        error = 100*score.se/(ref.noise - score.floor)
+        floor = f'floor {score.floor:.3g}: FLD% {score.percent:.2f} ± {error:.2f}'
+    yield (f'FLD {score.value:.3g} ± {score.se:.2g}, n = {score.n:,} '
+           f'(de-biased {score.debiased:.3g}); {floor}')
+    features = 'own features' if score.own else 'fld-1'
+    yield f'against {ref.name}, {ref.stats.n:,} images, {features} {ref.hash}'
+    if score.reference_error:
+        yield (f'so few reference images: another {ref.stats.n:,} '
+               f'would move this value by about ±{score.reference_error:.2g}')
+    if score.own:
+        yield ('not from the LeNet that comes with diffnb: '
+               'not to be set beside an FLD, nor beside an FID of Inception')
 
 # %% ../nbs/11_fld.ipynb #1a34ea58
 @functools.total_ordering
@@ -232,30 +246,13 @@ class Score:
     @property
     def percent(self):
         "Where the value lies between the floor (0) and noise (100); None without a floor"
-        if self.floor is None:
-            return None
+        if self.floor is None: return None
         return 100*(self.value - self.floor)/(self.ref.noise - self.floor)
 
-    def __repr__(self):
-        r, floor = self.ref, 'floor unknown (real= gives one)'
-        if self.floor is not None:
-            error = 100*self.se/(r.noise - self.floor)
-            floor = f'floor {self.floor:.3g}: FLD% {self.percent:.2f} ± {error:.2f}'
-        lines = [f'FLD {self.value:.3g} ± {self.se:.2g}, n = {self.n:,} '
-                 f'(de-biased {self.debiased:.3g}); {floor}',
-                 f'against {r.name}, {r.stats.n:,} images, '
-                 f'{"own features" if self.own else "fld-1"} {r.hash}']
-        if self.reference_error:
-            lines.append(f'so few reference images: another {r.stats.n:,} '
-                         f'would move this value by about ±{self.reference_error:.2g}')
-        if self.own:
-            lines.append('not from the LeNet that comes with diffnb: '
-                         'not to be set beside an FLD, nor beside an FID of Inception')
-        return '\n'.join(lines)
+    def __repr__(self): return '\n'.join(_report(self))
 
     def _compare(self, other, how):
-        if not isinstance(other, Score):
-            return NotImplemented
+        if not isinstance(other, Score): return NotImplemented
         check_same_reference(self.ref, other.ref)
         return how(other)
 
@@ -290,8 +287,8 @@ def calibrate(
 )->Reference:
     "Statistics, floor and noise level of a set of real images"
     f = _rows(features(images))
-    check_enough_real(f)
-    shape = whole_number(noisy, 'noisy', 2), *_tensor(images).shape[1:]
+    check_more(f, f.shape[1])
+    shape = whole('noisy', noisy, 2), *_tensor(images).shape[1:]
     static = torch.randn(shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     s = stats(f)
     noise = frechet(*stats(features(static))[:2], *s[:2])
@@ -321,7 +318,7 @@ class FLD:
         seed:int=0, # Of the bootstrap and the halvings; the value does not depend on it
     )->Score:       # Value, standard error, de-biased value, floor, FLD%
         "Measure images. Warns under 2,000"
-        seed, r = whole_number(seed, 'seed', 0), self.ref
+        seed, r = whole('seed', seed, 0), self.ref
         f = _rows(self.features(images))
         check_more(f, len(r.stats.mean))
         if len(f) < 2000:
@@ -345,8 +342,7 @@ def _likeness(a, b):
     rows, cols = [], torch.zeros(len(b), dtype=a.dtype)
     for i in range(0, len(a), 1000):
         k = (a[i:i+1000]@b.T/a.shape[1] + 1)**3
-        if own:
-            k[torch.arange(len(k)), torch.arange(i, i + len(k))] = 0
+        if own: k[torch.arange(len(k)), torch.arange(i, i + len(k))] = 0
         rows.append(k.sum(1))
         cols += k.sum(0)
     return torch.cat(rows)/(len(b) - own), cols/(len(a) - own)
@@ -386,7 +382,7 @@ def precision_recall(
 )->Quality:            # For real images both are about .8 to .9, not 1
     "How many images look real, and how much of reality they cover (arXiv:1904.06991)"
     f, g = (_rows(features(x)).float() for x in (images, real))
-    k = whole_number(k, 'k', 1, 'a whole number from 1 on')
+    k = whole('k', k, 1)
     check_each_at_least(f, g, k + 1, f', more than k={k}')
     return Quality(_inside(f, g, _reach(g, k)), _inside(g, f, _reach(f, k)))
 
@@ -454,43 +450,7 @@ def per_class(
     labels=None, # What they should be, `(N,)` whole numbers of any kind; None: those of `Images`
 )->PerClass:
     "Table and confusion matrix of labelled pictures of digits"
-    if labels is None:
-        labels = getattr(images, 'y', None)
+    if labels is None: labels = getattr(images, 'y', None)
     read = classify(images).argmax(1)
     y = check_digits(labels, len(read))
     return PerClass(torch.bincount(10*y + read, minlength=100).view(10, 10).double())
-
-# %% ../nbs/11_fld.ipynb #140fff2b
-def show_confusion(
-    table:PerClass, # From `per_class`
-    ax=None,        # matplotlib axes; None makes a small figure
-):                  # The axes
-    "The confusion matrix as a picture: each row as shares of what was asked for"
-    import matplotlib.pyplot as plt
-    if ax is None:
-        ax = plt.subplots(figsize=(3.4, 3.4))[1]
-    share = table.confusion/table.confusion.sum(1, keepdim=True).clamp_min(1)
-    ax.imshow(share, cmap='Blues', vmin=0, vmax=1)
-    for i, j in share.gt(.005).nonzero().tolist():
-        color = 'w' if share[i, j] > .5 else 'k'
-        ax.text(j, i, f'{100*share[i, j]:.0f}', ha='center', va='center', fontsize=7, color=color)
-    ax.set(xlabel='read', ylabel='asked for', xticks=range(10), yticks=range(10))
-    return ax
-
-def show_confidence(
-    images,     # `Images`, or a tensor `(N, C, S, S)`; or a dict name -> of these
-    ax=None,    # matplotlib axes; None makes a small figure
-):              # The axes
-    "How sure the LeNet is of its reading: a histogram of the largest probability, as shares"
-    import matplotlib.pyplot as plt
-    if ax is None:
-        ax = plt.subplots(figsize=(4, 3))[1]
-    sets = images if isinstance(images, dict) else {'images': images}
-    for name, x in sets.items():
-        sure = classify(x).max(1).values
-        weights = torch.full_like(sure, 1/len(sure))
-        ax.hist(sure, bins=np.linspace(0, 1, 21), weights=weights, histtype='step', lw=1.5,
-                label=name)
-    ax.set(xlabel='largest probability', ylabel='share of the images')
-    ax.legend(fontsize=8, loc='upper left')
-    return ax

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from .angle import Guess, rates, unmix
 from .denoiser import unwrap
 from .kit.checks import (
-    as_limits, check_amount, check_askable, check_fixed, check_function, check_has_contrast,
-    check_interval, check_labels, check_limits, check_losses, check_quantile, check_rescale,
-    check_unbound, expand_cond)
+    as_limits, check_amount, check_callable, check_fixed, check_has_contrast, check_labels,
+    check_limits, check_losses, check_unbound, expand_cond, as_number, as_pair)
 
 # %% ../nbs/12_guidance.ipynb #fdd145a9
 def unwrap_denoiser(
@@ -30,7 +29,7 @@ class Wrapped:
         ask,         # `(x, phi, cond) -> Guess`
         bound=False, # Does it have its labels already? Then it takes no others
     ):
-        self.inner = check_askable(inner)
+        self.inner = check_callable('denoise', inner, 'a function (x, phi) -> Guess')
         self.ask = ask
         if bound:
             self.bound = True
@@ -93,7 +92,7 @@ def interval(
     outside=1., # Guidance elsewhere: 1 is plain conditional, and costs one evaluation
 ):              # A function of the angle, for `guide`
     "Guidance in a limited interval (Kynkaanniemi et al. 2024, arXiv:2404.07724)"
-    check_interval(lo, hi)
+    as_pair('interval', (lo, hi))
     inside = torch.as_tensor(amount(w, None, None), dtype=torch.float64)
     def at(phi):
         phi = torch.as_tensor(phi).cpu().double()
@@ -132,7 +131,7 @@ def guide(
     "Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598)"
     labels = check_labels(cond, model)
     others = None if null is None else check_labels(null, model)
-    check_rescale(rescale)
+    as_number('rescale', rescale, 0, 1)
     if not callable(w):
         w = amount(w, None, None)               # read back from a GPU here, not at every call
     def ask(x, phi, _):
@@ -158,7 +157,7 @@ def project(
     fix,       # `x0 -> x0`: what the clean half ought to be
 )->Wrapped:    # A denoiser whose pair still explains x (at 0 degrees nothing is left to fix)
     "Correct the clean half of every guess, and the noisy half with it"
-    check_function(fix, 'fix', 'a function x0 -> x0, such as clamp(model)')
+    check_callable('fix', fix, 'a function x0 -> x0, such as clamp(model)')
     def ask(x, phi, cond):
         fixed = check_fixed(fix(_ask(denoise, x, phi, cond).x0), x)
         return unmix(x, fixed.to(x.dtype), phi, 'x0')
@@ -184,7 +183,7 @@ def dynamic(
     limits=(-1., 1.), # As for `clamp`
 ):                    # `fix` for `project`
     "Dynamic thresholding: lower the contrast until q fits, then cut off (arXiv:2205.11487)"
-    check_quantile(q)
+    as_number('q', q, above=0, most=1)
     check_limits(*_limits(limits))
     def fix(x0):
         lo, hi = (t.to(x0) for t in _limits(limits))
@@ -201,7 +200,7 @@ def steer(
     scale=1., # How hard to push: a number, `(B,)`, or a function of phi; 1 for a -log likelihood
 )->Wrapped:   # A denoiser like the one inside, whose guesses go downhill
     "Gradient guidance (arXiv:2105.05233, arXiv:2209.14687)"
-    check_function(loss, 'loss', 'a function from x0 to one number per item')
+    check_callable('loss', loss, 'a function from x0 to one number per item')
     if not callable(scale):
         scale = amount(scale, None, None, 'scale')
     def ask(x, phi, cond):

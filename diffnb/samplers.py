@@ -12,7 +12,7 @@ from collections import deque
 from torch import Tensor
 from typing import Iterator, NamedTuple
 from .angle import aim, mix, rates, unmix
-from .kit.checks import check_batch, check_ran, check_seeds, check_share, sampler, step_pairs
+from .kit.checks import check_batch, check_ran, check_seeds, as_number, sampler, step_pairs
 
 # %% ../nbs/05_samplers.ipynb #3fdc09af
 class Step(NamedTuple):
@@ -31,7 +31,7 @@ def refresh(
 )->Tensor:                  # Noise of the same variance, shaped as `eps`
     """Swap a share of the noise, `eta*sqrt(1 - (tan lo/tan hi)^2)`, for new.
     DDIM (Song et al. 2020, arXiv:2010.02502), equation 16, seen as an angle"""
-    check_share(eta)
+    as_number('eta', eta, 0, 1)
     lo, hi = sorted((float(now), float(nxt)))
     if eta == 0 or lo == hi:
         return eps

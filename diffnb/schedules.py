@@ -11,8 +11,7 @@ import math
 import torch
 from torch import Tensor
 from .kit.checks import (
-    check_above_zero, check_calls, check_curve, check_section, check_sigma, check_signal,
-    check_beta, check_step_count, steps_of, warn_unless_noise)
+    check_calls, check_curve, as_number, as_pair, steps_of, warn_unless_noise, whole)
 from .kit.curves import call_times, check_schedule, schedule, stepwise, time_of
 
 # %% ../nbs/04_schedules.ipynb #204e2f28
@@ -52,7 +51,7 @@ def cosine(
     signal=(.9998, .02),  # Signal rate at t=0 and at t=1; Keras' own range is (.95, .02)
 ):                        # Angles in radians, float64
     "A straight line of angles between two signal rates, as in the Keras example of DDIM"
-    high, low = check_signal(signal)
+    high, low = as_pair('signal', signal)
     start, end = math.acos(high), math.acos(low)
     return start + (end - start)*t
 
@@ -64,8 +63,8 @@ def linear_beta(
     scale=False,      # Multiply the betas by 1000/T, as lucidrains and DenoisingDiffusion.jl do
 )->Tensor:            # `(T,)` betas; the schedule goes through their angles at t = k/T
     "Betas that grow linearly: DDPM (Ho et al. 2020, arXiv:2006.11239)"
-    T = check_step_count(T)
-    first, last = check_beta(beta)
+    T = whole('T', T, 1)
+    first, last = as_pair('beta', beta)
     k = 1000/T if scale else 1
     return torch.linspace(first*k, last*k, T, dtype=torch.float64)
 
@@ -76,8 +75,8 @@ def quadratic_beta(
     beta=(1e-4, .02), # First and last beta
 )->Tensor:            # `(T,)` betas
     "Betas whose roots grow linearly; with (.00085, .012), Stable Diffusion's"
-    T = check_step_count(T)
-    first, last = check_beta(beta)
+    T = whole('T', T, 1)
+    first, last = as_pair('beta', beta)
     return torch.linspace(first**.5, last**.5, T, dtype=torch.float64)**2
 
 @stepwise
@@ -86,7 +85,7 @@ def constant_beta(
     beta=.02,  # The beta of every step
 )->Tensor:     # `(T,)` betas
     "The same share of noise at every step"
-    return torch.full((check_step_count(T),), beta, dtype=torch.float64)
+    return torch.full((whole('T', T, 1),), beta, dtype=torch.float64)
 
 @stepwise
 def from_betas(
@@ -102,7 +101,7 @@ def cosine_beta(
     cap=.999, # No beta is larger
 )->Tensor:    # `(T,)` betas
     "Nichol & Dhariwal 2021 (arXiv:2102.09672), equation 17, by way of its betas"
-    T = check_step_count(T)
+    T = whole('T', T, 1)
     u = (torch.arange(T + 1).double()/T + s)/(1 + s)
     abar = (u*math.pi/2).cos()**2
     return (1 - abar[1:]/abar[:-1]).clamp(0, cap)
@@ -114,7 +113,7 @@ def flow(
     shift=1., # Over 1: more of the noisy end (Esser et al. 2024, arXiv:2403.03206, equation 23)
 ):            # Angles in radians
     "Flow matching and rectified flow: the angle of the cross-fade (1-t)*x0 + t*eps"
-    check_above_zero('shift', shift)
+    as_number('shift', shift, above=0)
     t = shift*t / (1 + (shift - 1)*t)
     return torch.atan2(t, 1 - t)
 
@@ -126,7 +125,7 @@ def karras(
     rho=7.,           # How strongly the steps crowd at the clean end
 ):                    # Angles in radians
     "EDM's sampling schedule (Karras et al. 2022, arXiv:2206.00364), equation 5"
-    low, high = check_sigma(sigma)
+    low, high = as_pair('sigma', sigma)
     return (low**(1/rho) + (high**(1/rho) - low**(1/rho))*t).pow(rho).atan()
 
 @schedule
@@ -136,7 +135,7 @@ def lognormal(
     std=1.2,   # Standard deviation of log sigma
 ):             # Angles in radians
     "The noise levels EDM trains on: sigma is log-normal; sample with `karras`"
-    return torch.special.ndtri(t).mul(check_above_zero('std', std)).add(mean).exp().atan()
+    return torch.special.ndtri(t).mul(as_number('std', std, above=0)).add(mean).exp().atan()
 
 # %% ../nbs/04_schedules.ipynb #a880667b
 def alpha_bar(
@@ -208,7 +207,7 @@ def section(
 ):                                  # Angles in radians
     "The part of a schedule between two angles, with the angles inside as dense as they were"
     check_schedule(schedule)
-    low, high = check_section(angles)
+    low, high = as_pair('angles', angles)
     first, last = time_of(schedule, low), time_of(schedule, high)
     return schedule(first + (last - first)*t)
 

@@ -20,6 +20,7 @@ from diffnb import fld
 from diffnb.angle import aim, mix, rates, unmix
 from diffnb.apps.checkpoints import load, save
 from diffnb.apps.datasets import hold_out, load_data, to_channels, to_size
+from diffnb.apps.instrument import show_confidence, show_confusion
 from diffnb.data import Images, batches, show_points
 from diffnb.kit.pictures import show_images, to_float, to_uint8
 from diffnb.apps.exchange import from_diffusers
@@ -29,7 +30,7 @@ from diffnb.editing import (
 from diffnb.embedding import AngleEmbed, LabelEmbed, angle_features, log_sigma, sinusoidal
 from diffnb.apps.generation import generate, trajectory
 from diffnb.guidance import amount, clamp, dynamic, given, guide, interval, project, steer
-from diffnb.kit.checks import condition
+from diffnb.kit.checks import check_labels
 from diffnb.oracle import labelled
 from diffnb.oracle import ideal, mixture, score
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last, refresh, seeded
@@ -346,7 +347,7 @@ CALLS = {
     'by_angle': (2, lambda to: partial(by_angle, to(P[:, 0]), to(PHI))),
     'preview': (1, lambda to: partial(preview, to(model()), 2, 3)),
     # 12_guidance
-    'condition': (1, lambda to: partial(condition, model(3), to(Y))),
+    'check_labels': (1, lambda to: partial(check_labels, to(Y), model(3))),
     'given': (0, lambda to: partial(given(to(model(3)), [0, 1, 2, -1]), to(X), .7)),
     'labelled': (1, lambda to: partial(labelled(to(X), to(Y)), to(E), .7, to(Y))),
     'guide': (0, lambda to: partial(guide(to(model(3)), 1, 3.), to(X), .7)),
@@ -400,8 +401,8 @@ CALLS = {
     'nearest': (3, lambda to: partial(fld.nearest, to(A), to(B), to(B + 1), **own)),
     'per_class': (2, lambda to: partial(fld.per_class, to(DIGITS))),
     'show_confusion':
-        (2, lambda to: lambda: fld.show_confusion(fld.per_class(to(DIGITS))) and None),
-    'show_confidence': (1, lambda to: lambda: fld.show_confidence(to(DIGITS)) and None),
+        (2, lambda to: lambda: show_confusion(fld.per_class(to(DIGITS))) and None),
+    'show_confidence': (1, lambda to: lambda: show_confidence(to(DIGITS)) and None),
 }
 
 

@@ -33,9 +33,9 @@ def test_whole_numbers_of_any_kind(digits, clouds, whole):
 
 @pytest.mark.parametrize('wrong', [1.5, 'ten', None, 0, -2])
 def test_what_is_no_size_is_named(digits, clouds, wrong):
-    with pytest.raises(ValueError, match='batch=.*give a whole number from 1'):
+    with pytest.raises(ValueError, match='batch=.*give a whole number, 1 or more'):
         fld.features(digits, wrong)
-    with pytest.raises(ValueError, match='k=.*give a whole number from 1'):
+    with pytest.raises(ValueError, match='k=.*give a whole number, 1 or more'):
         fld.precision_recall(*clouds, k=wrong, features=itself)
 
 

@@ -21,7 +21,8 @@ from diffnb.denoiser import Denoiser, channel_stats, per_item
 from diffnb.embedding import AngleEmbed, LabelEmbed, angle_features, sinusoidal
 from diffnb.schedules import linear_beta
 from diffnb.kit.config import summary
-from diffnb.unet import MLP, ResidualUNet, UNet, UNetFixed
+from diffnb.apps.families import ResidualUNet
+from diffnb.unet import MLP, UNet, UNetFixed
 
 
 class Seen(TorchDispatchMode):

@@ -12,7 +12,7 @@ from diffnb.editing import data_consistency, invert, repaint_path, shrink
 from diffnb.apps.generation import choose_seeds, conditioned, generate, stops, trajectory
 from diffnb.apps.playground import playground
 from diffnb.guidance import amount, clamp, given, guide, interval, project
-from diffnb.kit.checks import condition
+from diffnb.kit.checks import check_labels
 from diffnb.oracle import labelled
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last, seeded
 from diffnb.schedules import cosine, path
@@ -130,7 +130,7 @@ def test_labels_of_usual_shapes():
     want = oracle(x, .9, y).x0
     for same in (y.numpy(), y[:, None], y.to(torch.uint8), y.to(torch.int16).tolist()):
         assert given(oracle, same)(x, .9).x0.equal(want) and labelled(x, same)(x, .9, y).x0.equal(want)
-    with pytest.raises(ValueError): condition(oracle, y > 0)
+    with pytest.raises(ValueError): check_labels(y > 0, oracle)
 
 
 def test_averaged_weights_are_a_denoiser_everywhere():

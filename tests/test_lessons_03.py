@@ -18,9 +18,9 @@ oracle = ideal(swirl)
 @pytest.mark.parametrize('call, says', [
     (lambda: ideal(load_data('digits')), 'to_float'),
     (lambda: ideal(torch.zeros(0, 2)), 'stack of items'),
-    (lambda: ideal(torch.full((2, 2), float('nan'))), 'not finite'),
-    (lambda: mixture(swirl, std=-1), 'from 0 on'),
-    (lambda: mixture(swirl, std=float('nan')), 'from 0 on'),
+    (lambda: ideal(torch.full((2, 2), float('nan'))), 'NaN or infinity'),
+    (lambda: mixture(swirl, std=-1), '0 or more'),
+    (lambda: mixture(swirl, std=float('nan')), '0 or more'),
     (lambda: mixture(swirl, weights=[1.]), '1000 positive'),
     (lambda: oracle(torch.zeros(3, 5), .5), 'items of'),
     (lambda: score(oracle, swirl, 0.), 'angle 0'),

@@ -18,11 +18,11 @@ quarter = path(cosine(signal=(1., 0.)), 30)
 @pytest.mark.parametrize('call, says', [
     (lambda: ddim(oracle, noise, torch.tensor([999., 0])), 'radians'),
     (lambda: ddim(oracle, noise, torch.tensor([1.])), 'at least two'),
-    (lambda: ddim(oracle, noise, quarter, eta=2), 'between 0'),
-    (lambda: ddpm(oracle, noise, quarter, 'medium'), "'small' or 'large'"),
+    (lambda: ddim(oracle, noise, quarter, eta=2), 'from 0'),
+    (lambda: ddpm(oracle, noise, quarter, 'medium'), 'one of small, large'),
     (lambda: heun(oracle, noise, quarter, 'eps'), 'infinite'),
-    (lambda: heun(oracle, noise, quarter, 'x0'), "choose 'v'"),
-    (lambda: heun(oracle, noise, quarter, churn=float('nan')), 'from 0 on'),
+    (lambda: heun(oracle, noise, quarter, 'x0'), 'choose one of v'),
+    (lambda: heun(oracle, noise, quarter, churn=float('nan')), '0 or more'),
     (lambda: last(ddim(lambda x, phi: Guess(x[:2], x[:1]), noise, quarter)), 'one shape'),
     (lambda: seeded([1, 2])(noise), '2 seeds')])
 def test_mistakes_are_refused(call, says):

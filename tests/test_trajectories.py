@@ -43,7 +43,7 @@ def broken(walk, **parts): return [walk[0], walk[1]._replace(**parts)]
 
 @pytest.mark.parametrize('bad, says', [
     (lambda walk: evenly(walk, 1), '2 or more'),
-    (lambda walk: evenly(5, 3), 'int is no walk'),
+    (lambda walk: evenly(5, 3), 'int is no trajectory'),
     (lambda walk: strip([]), 'no steps'),
     (lambda walk: strip(walk, items=0), '1 or more'),
     (lambda walk: strip(walk, scale=1.5), 'whole number'),
@@ -64,7 +64,7 @@ def broken(walk, **parts): return [walk[0], walk[1]._replace(**parts)]
     (lambda walk: slider(walk, at=60), 'number of radians'),
     (lambda walk: slider([torch.zeros(2)]), 'no Step'),
     (lambda walk: compare(walk), 'by name'),
-    (lambda walk: compare({}), 'no walks'),
+    (lambda walk: compare({}), 'no trajectories'),
     (lambda walk: compare({'ddim': walk, 'heun': []}), 'heun: there are no steps'),
     (lambda walk: to_frames(walk, n=1), '2 or more'),
     (lambda walk: show_paths([]), 'no steps'),

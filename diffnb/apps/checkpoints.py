@@ -6,7 +6,6 @@
 __all__ = ['known', 'build', 'plain_state', 'load_plain', 'check_cfg', 'save', 'load']
 
 # %% ../../nbs/apps/checkpoints.ipynb #4ff13a60
-import inspect
 import json
 import threading
 import diffnb
@@ -14,8 +13,10 @@ import torch
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from ..unet import MLP, ResidualUNet, UNet, UNetFixed, WithImage
+from .families import ResidualUNet, WithImage
+from ..unet import MLP, UNet, UNetFixed
 from ..denoiser import Denoiser, unwrap
+from ..kit.config import check_config
 from ..kit.files import file_errors, file_meta, header, read_file, write_tensors
 from ..kit.curves import from_cfg, schedules
 
@@ -70,20 +71,12 @@ def _plain_names(model):
     return {**outer, **{'net.' + k: t for k, t in plain_state(unwrap(model.net)).items()}}
 
 # %% ../../nbs/apps/checkpoints.ipynb #0b372cd9
-def _forgotten(o):
-    "Arguments that an object took and does not write down"
-    kinds = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    took = {k for k, p in inspect.signature(type(o)).parameters.items() if p.kind not in kinds}
-    as_tensors = {'mean', 'std'} if isinstance(o, Denoiser) else set()
-    return sorted(took - set(o.cfg) - as_tensors)
-
 def _check_names(o):
     "Raises ValueError for a cfg that names another class, or leaves out an argument"
-    kind, name, forgotten = type(o), o.cfg.get('name'), _forgotten(o)
-    if not forgotten and (name == kind.__name__ or known.get(name) is kind): return
-    raise ValueError(f'{kind.__name__} says of itself {name}, without '
-                     f'{", ".join(forgotten) or "more"}: '
-                     'its cfg must hold its name and all its arguments')
+    check_config(o, besides=('mean', 'std') if isinstance(o, Denoiser) else ())
+    kind, name = type(o), o.cfg.get('name')
+    if name != kind.__name__ and known.get(name) is not kind:
+        raise ValueError(f'{kind.__name__} says of itself {name}: its cfg must hold its name')
 
 def _rebuilt(net):
     "The network that a description of it brings back, without memory for its weights if possible"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from ..schedules import from_betas, timestep
 from ..denoiser import Denoiser, unwrap
-from ..kit.checks import whole_numbers
+from ..kit.checks import whole
 
 # %% ../../nbs/apps/exchange.ipynb #55a6f532
 class Timed(nn.Module):
@@ -25,7 +25,7 @@ class Timed(nn.Module):
     ):
         super().__init__()
         self.net, self.schedule, self.classes = net, schedule, _table_rows(net)
-        if null is not None: null, = whole_numbers(0, null=null)
+        if null is not None: null = whole('null', null, 0)
         if null is not None and self.classes is not None and null >= self.classes:
             raise ValueError(f'null={null} is not one of the {self.classes} rows of the table of '
                              f'labels: they are 0 to {self.classes - 1}')

@@ -43,15 +43,20 @@ def _plain(what, value):
 # %% ../../nbs/kit/config.ipynb #a827eace
 def check_config(
     obj:nn.Module, # A network that has a `.cfg`
+    besides=(),    # Arguments that are kept elsewhere
 ):
     "Raises ValueError where its class could not be called with what `obj.cfg` holds"
     name, params = type(obj).__name__, inspect.signature(type(obj)).parameters.values()
     named = {p.name for p in params if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     takes_more = any(p.kind == p.VAR_KEYWORD for p in params)
     saved = set(obj.cfg) - {'name'}
-    if not named <= saved or not (takes_more or saved <= named):
-        raise ValueError(f'{name}.__init__ has arguments of its own, which would not be saved: '
-                         'write `self.cfg = config(self, locals())` in it too, '
+    lost, foreign = sorted(named - saved - set(besides)), sorted(saved - named)
+    wrong = ''
+    if foreign and not takes_more:
+        wrong = f' could not be rebuilt: it takes no {", ".join(foreign)}'
+    if lost: wrong = f'.__init__ has arguments of its own, saved without {", ".join(lost)}'
+    if wrong:
+        raise ValueError(f'{name}{wrong}: write `self.cfg = config(self, locals())` in it too, '
                          'after super().__init__(...)')
 
 # %% ../../nbs/kit/config.ipynb #5df76ada

@@ -12,7 +12,7 @@ import inspect
 import torch
 from torch import Tensor
 from .checks import (
-    check_betas, check_curve, check_name_is_free, check_settings, check_times, choose)
+    as_real, check_betas, check_curve, check_name_is_free, check_settings, check_times, choose)
 
 # %% ../../nbs/kit/curves.ipynb #4cc59d64
 schedules = {} # Every schedule by its name: how a checkpoint finds its own again
@@ -36,12 +36,11 @@ class Schedule:
         **settings, # Settings of the schedule, by name
     ):              # Angles, float64 on a CPU and float32 elsewhere; or a copy
         "Angles at the times `t`, or a copy. Raises `ValueError` for an impossible setting"
-        check_settings(self.name, self.fn, settings)
-        bound = {**self.bound, **{k: _number(v) for k, v in settings.items()}}
+        check_settings(self.fn, settings)
+        bound = {**self.bound, **{k: as_real(v) for k, v in settings.items()}}
         if t is None: return check_curve(Schedule(self.fn, self.spacing, bound))
         if not isinstance(t, Tensor): t = torch.tensor(t, dtype=torch.float64)
-        kind = torch.float64 if t.device.type == 'cpu' else torch.float32     # others may lack float64
-        t = t.to(kind)
+        t = t.double() if t.device.type == 'cpu' else t.float()      # others may lack float64
         check_times(t)
         return self.fn(t, **bound)
 
@@ -76,10 +75,6 @@ def _plain(v):
     if hasattr(v, 'tolist'): return v.tolist()
     if isinstance(v, Schedule): return v.cfg
     return [_plain(o) for o in v] if isinstance(v, (tuple, list)) else v
-
-def _number(v):
-    "A setting; a plain number where NumPy or torch wrapped one"
-    return v.item() if getattr(v, 'ndim', None) == 0 else v
 
 def _frozen(v):
     "A setting that can be a key of a dict"

@@ -22,9 +22,8 @@ from torch import Tensor
 file_errors = (TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RuntimeError)
 
 # %% ../../nbs/kit/files.ipynb #05e341bc
-_pickled = ('is a pickle, which could run any program on this computer: diffnb never opens one. '
-            'Ask for the .safetensors file; or, if you made it yourself, load it where you trust '
-            'it and write it anew with diffnb.apps.checkpoints.save')
+_pickled = ('is a pickle, which could run any program on this computer: ask for the .safetensors '
+            'file, or write it anew with diffnb.apps.checkpoints.save')
 
 def _seems_pickled(first, text):
     "Do a file's first eight bytes and what follows begin a pickle or a zip?"
@@ -69,8 +68,7 @@ def write_tensors(fname, tensors, meta):
     "Tensors and JSON into one safetensors file: whole, or not at all"
     fname = Path(fname)
     if fname.suffix != '.safetensors':
-        raise ValueError(f'{fname}: name the file *.safetensors, '
-                         'so that everybody can see what it is')
+        raise ValueError(f'{fname}: give a name that ends in .safetensors')
     temp = fname.with_name(f'.{uuid.uuid4().hex}.part')                   # no other writer has it
     copies = {k: t.detach().to('cpu', copy=True).contiguous() for k, t in tensors.items()}
     data = to_bytes(copies, {'diffnb': json.dumps(meta)})
@@ -107,9 +105,8 @@ def _read_meta(fname, what):
     "The JSON of a file of ours, of the kind `what`"
     text = header(fname).get('__metadata__', {}).get('diffnb')
     if text is None:
-        raise ValueError(f'{fname} is a safetensors file, but not one of diffnb: it holds weights '
-                         'without the JSON that rebuilds a model. Build the network yourself, '
-                         'give it these weights, and use save(fname, Denoiser(net))')
+        raise ValueError(f'{fname} is a safetensors file, but not one of diffnb: build the network '
+                         'yourself, load these weights, and use save(fname, Denoiser(net))')
     try:
         meta = json.loads(text)
         form, kind, version = int(meta['form']), meta['what'], meta['version']
@@ -141,7 +138,7 @@ def _unpick(o, tensors):
     if type(o) in (list, tuple): return {type(o).__name__: [_unpick(v, tensors) for v in o]}
     if o is None or isinstance(o, (bool, int, float, str)): return o
     raise ValueError(f'{o!r:.200} cannot be kept in a state: use tensors, numbers, texts, None, '
-                     'plain lists and tuples, and dicts whose keys are texts or whole numbers')
+                     'lists, tuples, and dicts whose keys are texts or whole numbers')
 
 def _is_channels_last(t):
     "Whether the channels of a tensor are innermost in memory, which a file would not keep"

@@ -12,7 +12,7 @@ import html
 import io
 import json
 import numpy as np
-from .checks import check_frames, check_number, check_several
+from .checks import check_frames, check_several, as_number, whole
 from .pictures import check_writable, frame_picture, make_reel, step_words, write_file
 
 # %% ../../nbs/kit/scrubber.ipynb #cc593f89
@@ -79,8 +79,8 @@ def still(
     ms=160,        # Milliseconds for a frame
 )->bytes:          # The content of an animated PNG file
     "A small animated PNG with 16 grey levels: fewer frames, then smaller ones, until it fits"
-    n, limit = check_number('frames', 2, n=n), check_number('bytes', 1, limit=limit)
-    ms = check_number('milliseconds', 1, whole=False, ms=ms)
+    n, limit = whole('n', n, 2, of='frames'), whole('limit', limit, 1, of='bytes')
+    ms = as_number('ms', ms, 1, of='milliseconds')
     chosen = _some(frames, min(n, len(frames)))
     content = _animated([f.convert('L').point(lambda v: round(v/17)*17) for f in chosen], ms)
     size = len(content)
@@ -304,7 +304,7 @@ def scrubber_html(
 ):                   # The path that was written
     "The slider as one HTML file that needs no kernel, no library and no network"
     n, ms = check_frames(n, ms)
-    limit = check_number('bytes', 1, limit=limit)
+    limit = whole('limit', limit, 1, of='bytes')
     fname = check_writable(fname, '.html', '.htm')
     reel = make_reel(steps, n, items, scale, decode)
     check_several(reel.frames)
