@@ -16,11 +16,13 @@ from pathlib import Path
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from ..unet import MLP, ResidualUNet, UNet, UNetFixed, WithImage
 from ..denoiser import Denoiser, unwrap
+from ..few_steps import Turner, TurnUNet
 from ..kit.files import file_errors, file_meta, header, read_file, write_tensors
 from ..kit.curves import from_cfg, schedules
 
 # %% ../../nbs/apps/checkpoints.ipynb #c691ce37
-known = {c.__name__: c for c in (Denoiser, MLP, UNet, UNetFixed, ResidualUNet, WithImage)}
+known = {c.__name__: c for c in (
+    Denoiser, Turner, MLP, UNet, UNetFixed, ResidualUNet, WithImage, TurnUNet)}
 
 def build(
     cfg:dict, # `{'name': a key of `known` or `schedules`, **arguments}`; such dicts may be nested

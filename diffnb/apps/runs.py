@@ -675,7 +675,8 @@ def fit(
     if run.folder:
         run.table = open_folder(folder, history, start, broken)
         if tensorboard: run.board = Board(folder, start)
-    with fast_math(where), compiled(model.net) if compile else nullcontext():
+    quick = compiled(model.net) if compile else nullcontext()
+    with fast_math(where), quick, following(model, average):
         return drive(taking, run, start)
 
 # %% ../../nbs/apps/runs.ipynb #b598ad45
@@ -695,6 +696,16 @@ def compiled(net):
     net.compile()
     try: yield
     finally: net._compiled_call_impl = None
+
+@contextmanager
+def following(model, average):
+    "A model that learns from its own average, such as a `Turner`, is shown it for a while"
+    if not hasattr(model, 'follow'):
+        yield
+        return
+    model.follow(average)
+    try: yield
+    finally: model.follow(None)
 
 # %% ../../nbs/apps/runs.ipynb #bfe59440
 def drive(taking, run, start):

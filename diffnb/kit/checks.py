@@ -10,9 +10,9 @@ __all__ = ['as_int', 'whole', 'as_labels', 'as_text', 'warn_caller', 'check_curv
            'check_channels', 'check_floats', 'to_measure', 'check_finite', 'as_radians', 'check_network',
            'check_same_shape', 'check_names', 'cfg_of', 'as_python', 'check_whole', 'as_real', 'check_rate',
            'stable_seed', 'check_probability', 'check_droppable', 'check_choice', 'check_training', 'check_denoiser',
-           'trainable_weights', 'check_iterable', 'split_batch', 'split_labels', 'Diverged', 'refuse_step',
-           'classes_of', 'check_takes_labels', 'check_labels', 'condition', 'expand_cond', 'label_numbers', 'seeds_for',
-           'check_process', 'check_finite_images', 'check_sampler_settings']
+           'check_takes_turn', 'check_teacher', 'trainable_weights', 'check_iterable', 'split_batch', 'split_labels',
+           'Diverged', 'refuse_step', 'classes_of', 'check_takes_labels', 'check_labels', 'condition', 'expand_cond',
+           'label_numbers', 'seeds_for', 'check_process', 'check_finite_images', 'check_sampler_settings']
 
 # %% ../../nbs/kit/checks.ipynb #6b2669bf
 import hashlib
@@ -969,6 +969,22 @@ def check_denoiser(model, kind):
     if not isinstance(model, kind):
         raise ValueError(f'a {type(model).__name__} is no {kind.__name__}: '
                          'train Denoiser(net); wrappers go around the net')
+
+# %% ../../nbs/kit/checks.ipynb #e1c07a52
+def check_takes_turn(net, target):
+    "Raises ValueError for a network that cannot be told how far to turn"
+    if target != 'v':
+        raise ValueError(f"target={target!r}: a turn has a direction, and that is 'v': "
+                         'leave target out')
+    if 'turn' not in inspect.signature(net.forward).parameters:
+        raise ValueError(f'{type(net).__name__} is not told how far to turn: give TurnUNet(...), '
+                         'or begin with a trained model, as_turner(model)')
+
+def check_teacher(net, kind, target):
+    "Raises ValueError for a model whose weights a `Turner` cannot begin with"
+    if not type(net) is kind or target != 'v':
+        raise ValueError(f"a {type(net).__name__} that predicts {target!r} cannot begin to turn: "
+                         f"give a {kind.__name__} that predicts 'v'")
 
 # %% ../../nbs/kit/checks.ipynb #eb414b41
 def trainable_weights(model, opt):
