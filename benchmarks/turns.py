@@ -3,10 +3,10 @@ digits with 1, 2, 4, 8 calls, measure them, and note every number in results/tur
 A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA.
 
     python benchmarks/turns.py list                   what there is
-    python benchmarks/turns.py train mnist            train, or go on
-    python benchmarks/turns.py measure mnist          measure its newest checkpoint
+    python benchmarks/turns.py train unlabelled         train, or go on
+    python benchmarks/turns.py measure unlabelled        measure its newest checkpoint
     python benchmarks/turns.py before                 the teachers: DDIM at as many calls
-    python benchmarks/turns.py ship mnist             write diffnb/mnist-turns.safetensors
+    python benchmarks/turns.py ship unlabelled           write diffnb/mnist-turns.safetensors
     python benchmarks/turns.py shipped                measure that from its file
 """
 import argparse
@@ -37,9 +37,9 @@ calls = 1, 2, 4, 8
 base = dict(begin='mnist', every=2, levels=5, bs=64, lr=1.5e-3, lr_end=0., ema=.995, seed=0, opt=Muon,
             warmup=100)
 plan = {                       # name: settings of a run; `begin` is a shipped model or another run
-    'mnist': dict(base, steps=6000),
-    'labels': dict(base, begin='mnist-labels', steps=6000, label_dropout=.1),
-    'guided': dict(base, begin='labels', steps=3000, guided=3.),
+    'unlabelled': dict(base, steps=6000),
+    'labelled': dict(base, begin='mnist-labels', steps=6000, label_dropout=.1),
+    'guided': dict(base, begin='labelled', steps=3000, guided=3.),
 }
 
 
