@@ -156,38 +156,42 @@ class Turner(Denoiser):
             return super().loss(x0, cond, phi, eps, kind, weight, perturb, generator)
         error, x0 = lookup(errors, kind, 'kind'), self.encode(x0)
         phi, eps, fed = self._drawn(x0, phi, eps, perturb, generator)
-        phi, turn = some_turns(phi, float(self.schedule(1.)), self.every, self.levels)
+        some = self.some(len(x0))
+        phi, turn = some_turns(phi, some, float(self.schedule(1.)), self.levels)
         x = mix(x0, fed, phi)
-        err = self.predict(x, phi, cond, turn) - self.goal(x, x0, eps, phi, turn, cond)
+        goal = self.goal(x, x0, eps, phi, turn, some, cond)
+        err = self.predict(x, phi, cond, turn) - goal
         if err.dtype != torch.float64: err = err.float()
         if weight is not None: err = err * weigh(phi, self.target, weight, err).sqrt()
         return error(err).flatten(1).mean(1)
 
     @torch.no_grad()
-    def goal(self, x, x0, eps, phi, turn, cond=None):
-        "What the network should say: `v`, and for the items that turn, two turns of half the size"
+    def goal(self, x, x0, eps, phi, turn, some, cond=None):
+        "What the network should say: `v`, and for some items, a turn made of two"
         if self.source is None: goal = aim(x0, eps, phi, 'v')
         else: goal = aim(*self.source(x, phi, cond), phi, 'v')
-        i = (turn > 0).nonzero().flatten()
-        y, direction = None if cond is None else cond[i], self.teacher or self.predict
-        goal[i] = doubled(direction, x[i], phi[i], turn[i], y).to(goal)
+        y, direction = None if cond is None else cond[some], self.teacher or self.predict
+        goal[some] = doubled(direction, x[some], phi[some], turn[some], y).to(goal)
         return goal
+
+    def some(self, n):
+        "Which of n items learn a doubled turn: every fourth, say, beginning somewhere"
+        return slice(torch.randint(min(n, self.every), ()).item(), None, self.every)
 
     @property
     def cfg(self): return {**super().cfg, 'every': self.every, 'levels': self.levels}
 
 def some_turns(
     phi:Tensor,  # Angles in radians, `(B,)`
+    some:slice,  # Which items turn
     top,         # The largest angle of the schedule
-    every:int,   # Of so many items, one turns
     levels:int,  # How many turns there are: top, top/2, top/4, ...
-):               # Angles, those of the items that turn moved to where there is room; and turns `(B,)`
+):               # Angles, moved to where there is room for the turn; and turns, `(B,)` each
     "Turns for some items of a batch"
-    i = slice(torch.randint(every, ()).item(), None, every)
-    k = torch.randint(levels, phi[i].shape, device=phi.device)
+    k = torch.randint(levels, phi[some].shape, device=phi.device).to(phi)
     moved, turn = phi.clone(), torch.zeros_like(phi)
-    turn[i] = top*.5**k.to(phi)
-    moved[i] = turn[i] + (top - turn[i])*phi[i].clamp(max=top)/top
+    turn[some] = top*.5**k
+    moved[some] = turn[some] + (top - turn[some])*phi[some].clamp(max=top)/top
     return moved, turn
 
 # %% ../nbs/14_few_steps.ipynb #7575a641
