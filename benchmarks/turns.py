@@ -3,10 +3,10 @@ digits with 1, 2, 4, 8 calls, measure them, and note every number in results/tur
 A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA.
 
     python benchmarks/turns.py list                   what there is
-    python benchmarks/turns.py train unlabelled         train, or go on
-    python benchmarks/turns.py measure unlabelled        measure its newest checkpoint
+    python benchmarks/turns.py train unlabelled       train, or go on
+    python benchmarks/turns.py measure unlabelled     measure its newest checkpoint
     python benchmarks/turns.py before                 the teachers: DDIM at as many calls
-    python benchmarks/turns.py ship unlabelled           write diffnb/mnist-turns.safetensors
+    python benchmarks/turns.py ship unlabelled        write diffnb/mnist-turns.safetensors
     python benchmarks/turns.py shipped                measure that from its file
 """
 import argparse
@@ -118,21 +118,23 @@ def heap(section, key, model, n_calls, n, sampler=turns, seed=0, **about_it):
     show_images(x[:24], cols=12).save(folder/f'{section}-{key}.png'.replace(' ', '_'), optimize=True)
 
 
-def measure(name, n, eta=(0.,)):
+def measure(name, n, eta=(0.,), counts=calls):
     "Measure the newest checkpoint"
     model, step = newest(name)
     o = {k: getattr(v, '__name__', v) for k, v in plan[name].items()}
     for e in eta:
-        for k in calls:
+        for k in counts:
             if e and k == 1: continue                          # nothing is renoised in one call
             key = f'{name}, {k}' + (f', eta {e:g}' if e else '') + (f', n {n}' if n < 10_000 else '')
             heap('turns', key, model, k, n, partial(turns, eta=e), step=step, eta=e, recipe=o)
 
 
-def before(n):
+def before(names, n, counts=calls):
     "The teachers, by DDIM"
-    for name in ('mnist', 'mnist-labels'):
-        for k in (*calls, 32): heap('ddim', f'{name}, {k}', load(name), k, n, ddim)
+    for name in names or ('mnist', 'mnist-labels'):
+        for k in counts:
+            key = f'{name}, {k}' + (f', n {n}' if n < 10_000 else '')
+            heap('ddim', key, load(name), k, n, ddim)
 
 
 def ship(name):
@@ -153,18 +155,19 @@ def main():
     p.add_argument('names', nargs='*')
     p.add_argument('-n', type=int, default=10_000, help='digits to measure')
     p.add_argument('--eta', type=float, nargs='*', default=[0.])
+    p.add_argument('--calls', type=int, nargs='*', default=calls)
     a = p.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings('ignore', message='only .* images')
     if a.verb == 'list': print('\n'.join(f'{k}: {v}' for k, v in plan.items()))
-    elif a.verb == 'before': before(a.n)
+    elif a.verb == 'before': before(a.names, a.n, a.calls)
     elif a.verb == 'shipped':
-        for k in calls: heap('shipped', f'mnist-turns, {k}', load('mnist-turns'), k, a.n)
+        for k in a.calls: heap('shipped', f'mnist-turns, {k}', load('mnist-turns'), k, a.n)
     else:
         for name in a.names or plan:
             if a.verb == 'train': train(name)
             elif a.verb == 'ship': ship(name)
-            else: measure(name, a.n, a.eta)
+            else: measure(name, a.n, a.eta, a.calls)
 
 
 if __name__ == '__main__': main()

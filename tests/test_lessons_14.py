@@ -250,10 +250,10 @@ def test_one_call_learns_two_points():
     def apart(sampler, n):
         end = last(sampler(model, noise, path(cosine, n))).x
         return (end - noise.sign()).square().mean().sqrt().item()
-    assert apart(ddim, 1) > .7                                    # the mean, 0
-    assert apart(turns, 1) < .3 and apart(turns, 2) < .3
+    assert apart(ddim, 1) > .9                                    # the mean, 0
+    assert apart(turns, 1) < .6 and apart(turns, 2) < .6
     phi = torch.full((len(noise),), 1.5)
-    assert doubling_loss(model, noise, phi, phi).mean() < .03
+    assert doubling_loss(model, noise, phi, phi).mean() < .01
 
 
 def test_it_is_saved_and_loaded(tmp_path):
