@@ -8,6 +8,7 @@ A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA.
     python benchmarks/turns.py before                 the teachers: DDIM at as many calls
     python benchmarks/turns.py ship unlabelled        write diffnb/mnist-turns.safetensors
     python benchmarks/turns.py shipped                measure that from its file
+    python benchmarks/turns.py table                  the table of the lesson
 """
 import argparse
 import time
@@ -137,6 +138,23 @@ def before(names, n, counts=calls):
             heap('ddim', key, load(name), k, n, ddim)
 
 
+def table(record):
+    "What was measured, as the lesson shows it: 10,000 digits where there are as many"
+    lines = ['| calls | digits | step | FLD% by turns | precision | recall | FLD% by DDIM |',
+             '|---|---|---|---|---|---|---|']
+    def row_of(section, key):
+        rows = record.get(section, {})
+        return rows.get(key) or rows.get(f'{key}, n 2000')
+    for k in calls:
+        r, old = row_of('turns', f'unlabelled, {k}'), row_of('ddim', f'mnist, {k}')
+        if r is None: continue
+        said = f'{old["percent"]:.2f} ± {old["percent_se"]:.2f}' if old else ''
+        lines.append(f'| {k} | {r["n"]:,} | {r["step"]:,} | '
+                     f'{r["percent"]:.2f} ± {r["percent_se"]:.2f} | {r["precision"]:.2f} | '
+                     f'{r["recall"]:.2f} | {said} |')
+    return '\n'.join(lines)
+
+
 def ship(name):
     "The model that comes with the package, in half precision, with its card"
     model, step = newest(name)
@@ -151,7 +169,7 @@ def ship(name):
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('verb', choices=['list', 'train', 'measure', 'before', 'ship', 'shipped'])
+    p.add_argument('verb', choices=['list', 'train', 'measure', 'before', 'ship', 'shipped', 'table'])
     p.add_argument('names', nargs='*')
     p.add_argument('-n', type=int, default=10_000, help='digits to measure')
     p.add_argument('--eta', type=float, nargs='*', default=[0.])
@@ -160,6 +178,7 @@ def main():
     torch.set_num_threads(1)
     warnings.filterwarnings('ignore', message='only .* images')
     if a.verb == 'list': print('\n'.join(f'{k}: {v}' for k, v in plan.items()))
+    elif a.verb == 'table': print(table(common.noted('turns')))
     elif a.verb == 'before': before(a.names, a.n, a.calls)
     elif a.verb == 'shipped':
         for k in a.calls: heap('shipped', f'mnist-turns, {k}', load('mnist-turns'), k, a.n)

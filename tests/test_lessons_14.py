@@ -1,5 +1,8 @@
 "Few steps: what lesson 14 says, and what it refuses"
 import functools
+import importlib
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from diffnb.schedules import cosine, linear_beta, path
 from diffnb.training import EMA
 from diffnb.unet import MLP, UNet
 
+root = Path(__file__).resolve().parent.parent
 quarter = cosine(signal=(1., 0.))
 small = dict(width=8, mults=(1, 2))
 x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -293,3 +297,14 @@ def test_generate_takes_the_sampler():
 ])
 def test_refused(make, says):
     with pytest.raises(ValueError, match=says.replace('(', r'\(')): make()
+
+
+# ---- what was measured
+
+def test_the_table_says_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(root/'benchmarks'))
+    benchmark = importlib.import_module('turns')
+    record = json.loads((root/'results'/'turns.json').read_text(encoding='utf-8'))
+    said = benchmark.table(record)
+    cells = json.loads((root/'nbs'/'14_few_steps.ipynb').read_text(encoding='utf-8'))['cells']
+    assert said.count('\n') > 3 and any(said in ''.join(c['source']) for c in cells)
