@@ -14,6 +14,7 @@ _homes = {
     'fld': 'FLD kid nearest',
     'guidance': 'clamp given guide interval project steer',
     'editing': 'data_consistency inpaint invert repaint_path sdedit_path slerp',
+    'few_steps': 'TurnUNet Turner as_turner turns',
     'kit.curves': 'schedule',
     'kit.pictures': 'save_gif show_images to_float to_uint8',
     'kit.scrubber': 'scrubber_html',

@@ -12,6 +12,7 @@ import threading
 from ..oracle import labelled
 from ..samplers import ddim, ddpm, dpmpp, heun
 from ..trajectories import slider
+from ..few_steps import Turner, turns
 from ..guidance import unwrap_denoiser
 from ..kit.checks import classes_of
 from ..kit.pictures import dots, even_columns, show_images, to_float, to_frames
@@ -22,7 +23,8 @@ from .generation import (
     choose_seeds, conditioned, item_shape, middle, sampling_schedule, stops, trajectory)
 
 # %% ../../nbs/apps/playground.ipynb #383ff368
-_samplers = dict(dpmpp=dpmpp, ddim=ddim, ddpm=ddpm, heun=heun)
+_samplers = dict(dpmpp=dpmpp, ddim=ddim, ddpm=ddpm, heun=heun, turns=turns)
+_with_eta = 'dpmpp', 'ddim', 'turns'
 
 def _known_labels(model):
     "How many labels one can ask for: 0 where there are none, or where one is bound already"
@@ -40,17 +42,17 @@ def _label_choices(model):
 def _controls(W, model):
     "The widgets of the playground by name"
     labels, T = _label_choices(model), getattr(sampling_schedule(model), 'T', None) or 100
-    none = len(labels) == 1
+    none, turner = len(labels) == 1, isinstance(unwrap_denoiser(model), Turner)
     def wide(kind, name, tooltip, **options):
         return kind(description=name, tooltip=tooltip, style=dict(description_width='70px'),
                     layout=W.Layout(width='330px'), **options)
     seed = wide(W.IntSlider, 'seed', 'the noise to begin with', min=0, max=999)
     calls = wide(W.IntSlider, 'calls', 'evaluations of the denoiser',
-                 value=min(20, T), min=2, max=min(100, T))
+                 value=2 if turner else min(20, T), min=1, max=min(100, T))
     sampler = wide(W.Dropdown, 'sampler', 'how to step from noise to an image',
-                   options=list(_samplers))
-    eta = wide(W.FloatSlider, 'eta', 'share of new noise in a step of dpmpp or ddim',
-               value=1, min=0, max=1, step=.05)
+                   options=list(_samplers), value='turns' if turner else 'dpmpp')
+    eta = wide(W.FloatSlider, 'eta', 'share of new noise in a step of dpmpp, ddim or turns',
+               value=0 if turner else 1, min=0, max=1, step=.05)
     label = wide(W.Dropdown, 'label', 'what to draw', options=labels,
                  value=labels[-1][1], disabled=none)
     w = wide(W.FloatSlider, 'guidance', '0 is unconditional, 1 conditional',
@@ -68,7 +70,7 @@ def _order(model, v, n, shape):
     order = dict(seeds=[v['seed'] + i for i in range(count)], calls=v['calls'], shape=shape,
                  sampler=_samplers[v['sampler']], clip=len(shape) == 3)
     if labels != -1: order |= dict(cond=labels, w=middle(v['w']) if v['middle'] else v['w'])
-    if v['sampler'] in ('dpmpp', 'ddim'): order['eta'] = v['eta']
+    if v['sampler'] in _with_eta: order['eta'] = v['eta']
     return order
 
 # %% ../../nbs/apps/playground.ipynb #aca10910
@@ -184,7 +186,7 @@ def _playground():
         def _listen(self):
             self.go.on_click(lambda _: self.draw())
             self.stop.on_click(lambda _: self.thread.halt.set())
-            def other(change): self.set['eta'].disabled = change['new'] not in ('dpmpp', 'ddim')
+            def other(change): self.set['eta'].disabled = change['new'] not in _with_eta
             self.set['sampler'].observe(other, 'value')
 
         def _repr_mimebundle_(self, **kwargs):
