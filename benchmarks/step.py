@@ -25,7 +25,8 @@ from diffnb.schedules import cosine
 from diffnb.kit.checks import stable_seed
 from diffnb.kit.steps import generator_on, mode_switch, own_dice
 from diffnb.training import EMA, step_noise
-from diffnb.unet import UNet, families
+from diffnb.apps.families import families
+from diffnb.unet import UNet
 
 bs, n = 128, 40
 

@@ -14,7 +14,7 @@ from diffnb.angle import aim, mix
 from diffnb.apps.datasets import load_data
 from diffnb.data import batches, spiral
 from diffnb.denoiser import Denoiser
-from diffnb.kit.checks import Diverged
+from diffnb.kit.checks import Diverged, stable_seed
 from diffnb.kit.exercises import judge
 from diffnb.kit.pictures import to_float
 from diffnb.kit.steps import adamw
