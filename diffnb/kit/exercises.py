@@ -358,3 +358,30 @@ def _(answer):
 def _(answer):
     if near(answer, .5, .05): return 'The two noises do not point the same way. Use Pythagoras.'
     if not near(answer, .5**.5, .03): return 'Add the variances: each noise is multiplied by 1/2.'
+
+# %% ../../nbs/kit/exercises.ipynb #dc936763
+@exercise('likelihood', 1)
+def _(answer):
+    if near(answer, 784*math.log(2), 1): return 'Twice as wide: is each image more or less probable?'
+    if near(answer, -math.log(2), .1): return 'Every one of the 784 numbers is spread twice as wide.'
+    if not near(answer, -784*math.log(2), 1): return 'A density divides by the volume: 2 to the power of ...?'
+
+@exercise('likelihood', 2)
+def _(answer):
+    g = torch.Generator().manual_seed(0)
+    for dims in 3, 8:
+        J = torch.randn(5, dims, dims, generator=g).double()
+        e = torch.as_tensor(answer(dims)).double()
+        if e.ndim != 2 or e.shape[1] != dims: return 'Give K probes of D numbers each: (K, D).'
+        found = torch.einsum('kd,bde,ke->kb', e, J, e).mean(0)
+        if torch.allclose(found*dims, J.diagonal(dim1=1, dim2=2).sum(1)):
+            return 'Nearly: the mean over D probes divides by D. What makes up for it?'
+        if not torch.allclose(found, J.diagonal(dim1=1, dim2=2).sum(1)):
+            return 'The mean of the outer products e e^T must be the identity, not only on average.'
+
+@exercise('likelihood', 3)
+def _(answer):
+    if near(answer, -5*math.log(.5), .05): return 'Right but for its sign: log N(end) minus log p.'
+    if near(answer, math.log(.5), .05): return 'That is one dimension of the five.'
+    if not near(answer, 5*math.log(.5), .05):
+        return 'The path leads from x to x/.5. By what does it change the volume?'
