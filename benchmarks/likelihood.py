@@ -1,7 +1,8 @@
 """How probable are images? Bits per dimension under the digits model that comes with the package:
-results/likelihood.json, with two pictures. Needs MNIST and Fashion-MNIST in DIFFNB_DATA.
+results/likelihood.json, with two pictures. Needs MNIST and CIFAR-10 in DIFFNB_DATA.
 
     python benchmarks/likelihood.py             all of it, about 25 minutes on one core
+    python benchmarks/likelihood.py clothes     Fashion-MNIST, where there is a copy or a network
     python benchmarks/likelihood.py 'digits'    some rows
 """
 import argparse
@@ -50,9 +51,15 @@ def extremes(x, bits):
 def images(name):
     "Grey values 0 to 255, `(B, 1, 28, 28)` float"
     g = torch.Generator().manual_seed(0)
-    if name == 'digits': return load_data('mnist', 'test').x[torch.randperm(10_000, generator=g)[:1000]].float()
-    if name == 'training digits': return load_data('mnist').x[torch.randperm(60_000, generator=g)[:1000]].float()
-    if name == 'clothes': return load_data('fashion_mnist', 'test').x[torch.randperm(10_000, generator=g)[:250]].float()
+    sets = {'digits': ('mnist', 'test', 1000), 'training digits': ('mnist', 'train', 1000),
+            'clothes': ('fashion_mnist', 'test', 250)}
+    if name in sets:
+        data, part, n = sets[name]
+        x = load_data(data, part).x
+        return x[torch.randperm(len(x), generator=g)[:n]].float()
+    if name == 'photographs':
+        colour = load_data('cifar10/cifar10_exact.npz').x[:250].float()
+        return colour[..., 2:30, 2:30].mean(1, keepdim=True).round()
     if name == 'drawn': return ((generate(load('mnist'), 250, seeds=0).clamp(-1, 1) + 1)*127.5).round()
     if name == 'noise': return torch.randint(0, 256, (100, 1, 28, 28), generator=g).float()
     shade = {'empty page': 0, 'grey page': 128, 'white page': 255}[name]
@@ -77,7 +84,8 @@ def bound(model, x, first=.0023, n=100, batch=100):
     return bits_per_dim(-torch.cat(out), dims)
 
 
-names = ['digits', 'training digits', 'drawn', 'clothes', 'noise', 'empty page', 'grey page', 'white page']
+names = ['digits', 'training digits', 'drawn', 'photographs', 'noise', 'empty page', 'grey page',
+         'white page']
 
 
 def main():
