@@ -7,6 +7,7 @@ results/likelihood.json, with two pictures. Needs MNIST and CIFAR-10 in DIFFNB_D
 """
 import argparse
 import math
+import os
 import time
 from functools import partial
 
@@ -58,9 +59,12 @@ def images(name):
         x = load_data(data, part).x
         return x[torch.randperm(len(x), generator=g)[:n]].float()
     if name == 'photographs':
-        colour = load_data('cifar10/cifar10_exact.npz').x[:250].float()
+        root = os.environ.get('DIFFNB_DATA', '.')
+        colour = load_data('cifar10/cifar10_exact.npz', root=root).x[:250].float()
         return colour[..., 2:30, 2:30].mean(1, keepdim=True).round()
-    if name == 'drawn': return ((generate(load('mnist'), 250, seeds=0).clamp(-1, 1) + 1)*127.5).round()
+    if name == 'drawn':
+        x = generate(load('mnist'), 250, seeds=0).clamp(-1, 1)
+        return ((x + 1)*127.5).round()
     if name == 'noise': return torch.randint(0, 256, (100, 1, 28, 28), generator=g).float()
     shade = {'empty page': 0, 'grey page': 128, 'white page': 255}[name]
     return torch.full((50, 1, 28, 28), float(shade))
