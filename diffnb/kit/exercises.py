@@ -385,3 +385,30 @@ def _(answer):
     if near(answer, math.log(.5), .05): return 'That is one dimension of the five.'
     if not near(answer, 5*math.log(.5), .05):
         return 'The path leads from x to x/.5. By what does it change the volume?'
+
+# %% ../../nbs/kit/exercises.ipynb #d5afcc25
+@exercise('transformer', 1)
+def _(answer):
+    if not isinstance(answer, (list, tuple)) or len(answer) != 2:
+        return 'Give two factors, such as (2, 2).'
+    if near(answer[0], 2, 0): return 'Twice as many from left to right. And from top to bottom?'
+    if near(answer[0], 4, 0) and near(answer[1], 4, 0): return 'Every token looks at every token.'
+    if not (near(answer[0], 4, 0) and near(answer[1], 16, 0)):
+        return 'Count the patches before and after, then the pairs of patches.'
+
+@exercise('transformer', 2)
+def _(answer):
+    for width, depth in (32, 1), (384, 12):
+        weights, biases = 18*width**2, 15*width
+        found = answer(width, depth)
+        if near(found, depth*weights, 0): return 'The weights are right. Add the biases.'
+        if near(found, depth*(12*width**2 + 9*width), 0): return 'What listens to the embedding?'
+        if not near(found, depth*(weights + biases), 0):
+            return f'For one block, compare with TransformerBlock({width}, 4).'
+
+@exercise('transformer', 3)
+def _(answer):
+    found = {answer} if isinstance(answer, str) else set(answer)
+    if found == {'last', 'blocks'}: return 'The gates are closed: what can a block contribute?'
+    if found != {'last'}:
+        return 'The last map is zero: what reaches the parts before it through a product with zero?'
