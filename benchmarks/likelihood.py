@@ -1,0 +1,119 @@
+"""How probable are images? Bits per dimension under the digits model that comes with the package:
+results/likelihood.json, with two pictures. Needs MNIST and CIFAR-10 in DIFFNB_DATA.
+
+    python benchmarks/likelihood.py             all of it, about 25 minutes on one core
+    python benchmarks/likelihood.py clothes     Fashion-MNIST, where there is a copy or a network
+    python benchmarks/likelihood.py 'digits'    some rows
+"""
+import argparse
+import math
+import os
+import time
+from functools import partial
+
+import torch
+
+import common
+from common import results
+from diffnb.apps.checkpoints import load
+from diffnb.apps.datasets import load_data
+from diffnb.apps.generation import generate
+from diffnb.kit.pictures import show_images
+from diffnb.likelihood import bits_per_dim, dequantise, log_likelihood, velocity
+from diffnb.schedules import karras, path
+
+dims, way = 784, path(karras(sigma=(.002, 80)), 16)
+
+
+def judged(model, x, angles=way, probes=1, batch=50):
+    "Bits per dimension of grey values 0 to 255, `(B,)`, and the seconds it took"
+    g, begun = torch.Generator().manual_seed(0), time.time()
+    parts = [dequantise(part, generator=g).float() for part in x.split(batch)]
+    nats = [log_likelihood(model, part, angles, probes=probes, generator=g).nats for part in parts]
+    return bits_per_dim(torch.cat(nats), dims), time.time() - begun
+
+
+def row(bits, seconds, **more):
+    se = bits.std().item()/math.sqrt(len(bits)) if len(bits) > 1 else None
+    return dict(bits=bits.mean().item(), se=se, n=len(bits), seconds=round(seconds), **more)
+
+
+def extremes(x, bits):
+    "Of one heap of digits the least probable, and the most probable"
+    order = bits.argsort(descending=True)
+    folder = results/'likelihood'
+    folder.mkdir(exist_ok=True)
+    show_images(x[order[:24]]/127.5 - 1, cols=12).save(folder/'least.png', optimize=True)
+    show_images(x[order[-24:].flip(0)]/127.5 - 1, cols=12).save(folder/'most.png', optimize=True)
+    return dict(least=[round(b, 2) for b in bits[order[:24]].tolist()],
+                most=[round(b, 2) for b in bits[order[-24:].flip(0)].tolist()])
+
+
+def images(name):
+    "Grey values 0 to 255, `(B, 1, 28, 28)` float"
+    g = torch.Generator().manual_seed(0)
+    sets = {'digits': ('mnist', 'test', 1000), 'training digits': ('mnist', 'train', 1000),
+            'clothes': ('fashion_mnist', 'test', 250)}
+    if name in sets:
+        data, part, n = sets[name]
+        x = load_data(data, part).x
+        return x[torch.randperm(len(x), generator=g)[:n]].float()
+    if name == 'photographs':
+        root = os.environ.get('DIFFNB_DATA', '.')
+        colour = load_data('cifar10/cifar10_exact.npz', root=root).x[:250].float()
+        return colour[..., 2:30, 2:30].mean(1, keepdim=True).round()
+    if name == 'drawn':
+        x = generate(load('mnist'), 250, seeds=0).clamp(-1, 1)
+        return ((x + 1)*127.5).round()
+    if name == 'noise': return torch.randint(0, 256, (100, 1, 28, 28), generator=g).float()
+    shade = {'empty page': 0, 'grey page': 128, 'white page': 255}[name]
+    return torch.full((50, 1, 28, 28), float(shade))
+
+
+@torch.no_grad()
+def bound(model, x, first=.0023, n=100, batch=100):
+    "The variational bound in bits per dimension, from the loss by angle: angles even in log sin"
+    g = torch.Generator().manual_seed(0)
+    lo = math.log(math.sin(first))
+    phis = ((torch.arange(n).double() + .5)/n*-lo + lo).exp().asin()
+    out = []
+    for part in x.split(batch):
+        x0, error = dequantise(part, generator=g).float(), 0.
+        for phi in phis.tolist():
+            eps = torch.randn(x0.shape, generator=g)
+            mixed = math.cos(phi)*x0 + math.sin(phi)*eps
+            off = math.cos(phi)*eps - math.sin(phi)*x0 - velocity(model, mixed, phi)
+            error = error + off.double().square().flatten(1).sum(1)*-lo/n
+        out.append(error + dims/2*(1 + math.log(2*math.pi*math.tan(first)**2)))
+    return bits_per_dim(-torch.cat(out), dims)
+
+
+names = ['digits', 'training digits', 'drawn', 'photographs', 'noise', 'empty page', 'grey page',
+         'white page']
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('names', nargs='*')
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    model, note = load('mnist'), partial(common.note, 'likelihood')
+    for name in a.names or [*names, 'finer', 'bound']:
+        if name == 'finer':
+            for steps in 8, 16, 32:
+                bits, seconds = judged(model, images('digits')[:100], path(karras(sigma=(.002, 80)), steps))
+                note('steps', str(steps), row(bits, seconds, steps=steps, calls=4*steps))
+        elif name == 'bound':
+            begun = time.time()
+            bits = bound(model, images('digits')[:300])
+            note('bound', 'digits', row(bits, time.time() - begun, angles=100, first=.0023))
+        else:
+            x = images(name)
+            bits, seconds = judged(model, x)
+            note('rows', name, row(bits, seconds))
+            if name == 'digits': note('extremes', 'digits', extremes(x, bits))
+
+
+if __name__ == '__main__':
+    main()
