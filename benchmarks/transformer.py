@@ -25,7 +25,8 @@ from diffnb.kit.pictures import show_images
 from diffnb.schedules import cosine
 from diffnb.training import by_angle, validate
 from diffnb.transformer import Transformer
-from diffnb.unet import UNet, families
+from diffnb.apps.families import families
+from diffnb.unet import UNet
 
 runs = results.parent/'runs'/'transformer'
 nets = {                                                        # 376,913 and about as many

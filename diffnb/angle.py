@@ -9,7 +9,7 @@ __all__ = ['targets', 'rates', 'mix', 'aim', 'Guess', 'unmix']
 import math
 from torch import Tensor
 from typing import NamedTuple
-from .kit.checks import as_angles, check_matching, lookup
+from .kit.checks import as_angles, choose, same_shape
 
 # %% ../nbs/02_angle.ipynb #60f9fbe9
 def rates(
@@ -43,7 +43,7 @@ def mix(
 )->Tensor:      # The noisy mixture, shaped as `x0`
     "The forward process: turn `x0` towards `eps` by `phi`. DDPM (arXiv:2006.11239), equation 4"
     a, s = rates(phi, x0)
-    check_matching(x0=x0, eps=eps)
+    same_shape(x0=x0, eps=eps)
     return combine(a, x0, s, eps)
 
 # %% ../nbs/02_angle.ipynb #a3506a87
@@ -62,7 +62,7 @@ def aim(
     target:str, # A key of `targets`: 'x0', 'eps', 'v' or 'flow'
 )->Tensor:      # What the network should have said, shaped as `x0`
     "The training target, `p*x0 + q*eps`"
-    p, q = lookup(targets, target, 'target')(*rates(phi, x0))
+    p, q = choose('target', target, targets)(*rates(phi, x0))
     return combine(p, x0, q, eps)
 
 # %% ../nbs/02_angle.ipynb #a0b98f3e
@@ -80,8 +80,8 @@ def unmix(
 )->Guess:           # Both halves, shaped as `x`; 0 for a half that `x` and `f` leave open
     "Solve `x = a*x0 + s*eps` and `f = p*x0 + q*eps` for `x0` and `eps`"
     a, s = rates(phi, x)
-    check_matching(x=x, f=f)
-    p, q = lookup(targets, target, 'target')(a, s)
+    same_shape(x=x, f=f)
+    p, q = choose('target', target, targets)(a, s)
     det = a*q - s*p
     lost = 1*(abs(det) < 1e-6)                # 1 where f says only what x says already
     inv = (1 - lost)/(det + lost)             # 1/det, and 0 there

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from typing import NamedTuple
-from .kit.checks import as_labels, as_text, as_xy, check_cloud, check_items
-from .kit.checks import check_numpy_seed, check_order, check_points
+from .kit.checks import (
+    as_labels, as_text, as_xy, check_items, check_order, check_points, as_number, whole)
 from .kit.pictures import to_float
 
 # %% ../nbs/01_data.ipynb #9aeda670
@@ -32,11 +32,12 @@ def moons_at(t):
 # %% ../nbs/01_data.ipynb #23220d83
 def numpy_rng(seed, *more):
     "NumPy promises that these numbers never change: a seed stays valid in every version"
-    return np.random.RandomState([check_numpy_seed(seed), *more])
+    return np.random.RandomState([whole('seed', seed, 0, 2**32 - 1), *more])
 
 def make_cloud(curve, start, end, n, seed, noise):
     "`n` points of a curve over `t` in [`start`, `end`], of mean 0 and standard deviation 1"
-    n = check_cloud(n, noise)
+    as_number('noise', noise, 0)
+    n = whole('n', n, 2, of='points')
     rng = numpy_rng(seed)
     p = torch.from_numpy(curve(rng.uniform(start, end, n)))
     p = p + noise*p.std()*torch.from_numpy(rng.randn(n, 2))

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from .angle import Guess, combine, rates, targets, unmix
 from .schedules import cosine
-from .kit.checks import (as_radians, cfg_of, check_channels, check_finite, check_floats,
-                               check_names, check_network, check_same_shape, lookup, per_channel,
-                               to_measure, whole_numbers)
+from .kit.checks import (
+    as_radians, cfg_of, check_channels, check_finite, check_floats, check_names, check_network,
+    choose, per_channel, same_shape, to_measure, whole_numbers)
 from .kit.curves import check_curve
 
 # %% ../nbs/09_denoiser.ipynb #85f8007a
@@ -24,7 +24,7 @@ def check_target(
 )->None:
     "Raises ValueError where the equations of `unmix` have no solution at the end of the schedule"
     check_curve(schedule)
-    mixture = lookup(targets, target, 'target')
+    mixture = choose('target', target, targets)
     a, s = rates(float(schedule(1.)), torch.zeros(1, dtype=torch.float64))
     p, q = mixture(a, s)
     if abs(a*q - s*p) < 1e-6:
@@ -60,7 +60,7 @@ def weigh(
 
 def weigh_at(a, s, target, weight, dtype):
     "`weigh`, where the two rates are known already"
-    if not callable(weight): weight = lookup(weightings, weight, 'weight')
+    if not callable(weight): weight = choose('weight', weight, weightings)
     a, s = (torch.as_tensor(r, dtype=dtype) for r in (a, s))
     p, q = targets[target](a, s)
     return weight(a, s) / (a*q - s*p)**2
@@ -117,7 +117,7 @@ def channel_stats(
     axes = [axis for axis in range(x.ndim) if axis != 1]
     count = x.numel() // x.shape[1]
     mean = sum(part.sum(axes) for part in _parts(x)) / count
-    check_finite(mean)
+    check_finite(mean, 'the data set')
     squares = sum((part - per_axis(mean, x.ndim)).square().sum(axes) for part in _parts(x))
     std = (squares / count).sqrt()
     return dict(mean=mean.float(), std=torch.where(std > 1e-8, std, 1.).float())
@@ -182,7 +182,7 @@ class Denoiser(Scaled):
         "What the network says about `x`, in the dtype of `x`"
         check_floats(x)
         f = self.net(x.to(self.mean.dtype), per_item(phi, x), cond).to(x.dtype)
-        check_same_shape('the network answers with shape {} to x of shape {}', f, x)
+        same_shape(answer=f, x=x)
         return f
 
     def forward(self,
@@ -204,7 +204,7 @@ class Denoiser(Scaled):
         generator=None, # A `torch.Generator` for what is drawn
     )->Tensor:          # `(B,)`: the loss of each item
         "How far the network's answer is from `aim`"
-        error = lookup(errors, kind, 'kind')
+        error = choose('kind', kind, errors)
         x0 = self.encode(x0)
         phi, eps, fed = self._drawn(x0, phi, eps, perturb, generator)
         a, s = rates(phi, x0)                               # once, and everything that needs them
@@ -221,11 +221,11 @@ class Denoiser(Scaled):
             device = getattr(generator, 'device', 'cpu')
             phi = self.schedule(torch.rand(len(x0), generator=generator, device=device))
         if eps is None: eps = _like(x0, generator)
-        check_same_shape('x0 has shape {} and eps {}', x0, eps)
+        same_shape(x0=x0, eps=eps)
         if not isinstance(perturb, Tensor):
             perturb = perturb*_like(x0, generator) if perturb else None
         fed = eps if perturb is None else eps + perturb
-        check_same_shape('x0 has shape {} and its noise {}', x0, fed)
+        same_shape(x0=x0, fed=fed)
         return phi, eps, fed
 
     @property

@@ -16,7 +16,7 @@ from .embedding import AngleEmbed
 from .samplers import Step, refresh
 from .unet import Embed, UNet
 from .kit.checks import (
-    check_same_shape, check_takes_turn, check_teacher, lookup, sampler, step_pairs, whole_numbers)
+    check_takes_turn, check_teacher, choose, same_shape, sampler, step_pairs, whole)
 
 # %% ../nbs/14_few_steps.ipynb #f0e5eb74
 def rotate(
@@ -129,15 +129,15 @@ class Turner(Denoiser):
     ):
         super().__init__(net, **more)
         check_takes_turn(unwrap(net), self.target)
-        self.every, = whole_numbers(0, every=every)
-        self.levels, = whole_numbers(1, levels=levels)
+        self.every = whole('every', every, 0)
+        self.levels = whole('levels', levels, 1)
         self.teacher = self.source = None
 
     def predict(self, x, phi, cond=None, turn=None):
         "The direction of a turn from `phi`; without a turn, of `phi.turn`; of none for an angle"
         if turn is None: turn = getattr(phi, 'turn', 0.)
         f = self.net(x.to(self.mean.dtype), per_item(phi, x), cond, per_item(turn, x)).to(x.dtype)
-        check_same_shape('the network answers with shape {} to x of shape {}', f, x)
+        same_shape(answer=f, x=x)
         return f
 
     def follow(self, average):
@@ -154,7 +154,7 @@ class Turner(Denoiser):
         the global generator, and their angles are moved to where so long a turn has room"""
         if not self.training or not self.every:
             return super().loss(x0, cond, phi, eps, kind, weight, perturb, generator)
-        error, x0 = lookup(errors, kind, 'kind'), self.encode(x0)
+        error, x0 = choose('kind', kind, errors), self.encode(x0)
         phi, eps, fed = self._drawn(x0, phi, eps, perturb, generator)
         some = self.some(len(x0))
         phi, turn = some_turns(phi, some, float(self.schedule(1.)), self.levels)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from typing import NamedTuple
 from .angle import combine, rates
-from .kit.checks import (
-    check_floats, in_eval_mode, step_pairs, warn_unless_noise, whole_number)
+from .kit.checks import check_floats, in_eval_mode, step_pairs, warn_unless_noise, whole
 
 # %% ../nbs/15_likelihood.ipynb #976903b9
 def velocity(
@@ -33,7 +32,7 @@ def probes_for(x, probes, generator):
     if probes is None and dims <= 32:
         unit = torch.eye(dims, dtype=x.dtype, device=x.device)*math.sqrt(dims)
         return unit.view(dims, 1, *x.shape[1:]), True
-    k = whole_number(4 if probes is None else probes, 'probes', 1)
+    k = whole('probes', 4 if probes is None else probes, 1)
     device = getattr(generator, 'device', 'cpu')
     coins = torch.randint(0, 2, (k, *x.shape), generator=generator, device=device)
     return (2*coins - 1).to(x), False

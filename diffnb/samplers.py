@@ -12,7 +12,7 @@ from collections import deque
 from torch import Tensor
 from typing import Iterator, NamedTuple
 from .angle import aim, mix, rates, unmix
-from .kit.checks import check_batch, check_ran, check_seeds, as_number, sampler, step_pairs
+from .kit.checks import as_number, check_batch, check_ran, check_seeds, sampler, step_pairs
 
 # %% ../nbs/05_samplers.ipynb #3fdc09af
 class Step(NamedTuple):

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 from .kit.checks import (
-    check_calls, check_curve, as_number, as_pair, steps_of, warn_unless_noise, whole)
+    as_number, as_pair, check_calls, check_curve, steps_of, warn_unless_noise, whole)
 from .kit.curves import call_times, check_schedule, schedule, stepwise, time_of
 
 # %% ../nbs/04_schedules.ipynb #204e2f28

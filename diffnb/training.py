@@ -17,8 +17,8 @@ from typing import Iterator, NamedTuple
 from .data import as_xy, batches
 from .denoiser import Denoiser, errors, unwrap, weigh
 from .kit.checks import (
-    as_real, check_choice, check_denoiser, check_droppable, check_iterable,
-    check_probability, check_training, check_whole, split_batch, stable_seed)
+    as_number, as_real, check_denoiser, check_droppable, check_iterable, check_training, choose,
+    split_batch, stable_seed, whole, whole_numbers)
 from .kit.pictures import to_float
 from .kit.steps import (
     Clock, adamw, as_decay, as_optimiser, generator_on, mode_switch, of_all_ranks, own_dice,
@@ -245,12 +245,12 @@ def train(
     accelerator=None,     # An `accelerate.Accelerator`, for several processes or float16
 )->Iterator[Log]:         # One `Log` after each step; the model is in eval mode in your loop
     "Take steps. Raises ValueError for bad settings, a bad batch, and `Diverged`"
-    steps, start, warmup, seed = check_whole(0, steps=steps, start=start, warmup=warmup, seed=seed)
-    accumulate, = check_whole(1, accumulate=accumulate)
+    steps, start, warmup, seed = whole_numbers(0, steps=steps, start=start, warmup=warmup, seed=seed)
+    accumulate = whole('accumulate', accumulate, 1)
     lr, lr_end, clip, drop, perturb = map(as_real, (lr, lr_end, clip, label_dropout, perturb))
     check_denoiser(model, Denoiser)
     check_training(steps, start, lr, lr_end, warmup, clip, drop, perturb, precision)
-    check_choice('kind', kind, errors)
+    choose('kind', kind, errors)
     if weight is not None: weigh(.8, model.target, weight, torch.zeros(1))
     check_iterable(batches)
     opt = as_optimiser(model, opt, lr, start)
@@ -267,7 +267,7 @@ def by_angle(
     bins:int=18,   # How many equal pieces the quarter circle is cut into
 ):                 # Degrees in the middle of each piece, and the mean loss there; no empty pieces
     "Average the losses of neighbouring angles"
-    bins, = check_whole(1, bins=bins)
+    bins = whole('bins', bins, 1)
     items, phi = items.detach().cpu(), phi.detach().cpu()         # a device may have no float64
     k = (phi.double()*(2*bins/math.pi)).long().clamp(0, bins - 1)
     count = torch.zeros(bins).double().index_add(0, k, torch.ones(len(k)).double())
@@ -333,7 +333,7 @@ def label_dropout(
     generator=None,  # A `torch.Generator`
 ):                   # Labels, some of them -1: "no label"
     "Drop labels at random, per item: classifier-free guidance (arXiv:2207.12598) needs it"
-    check_probability('label_dropout', p)
+    as_number('label_dropout', p, 0, 1)
     if y is None: return None
     y = torch.as_tensor(y)
     if not p: return y
@@ -364,7 +364,7 @@ def validate(
 ):                   # Loss of each item `(n,)` and its angle `(n,)`, on the CPU
     "Loss on fixed items, at fixed angles that cover the schedule evenly, with fixed noise"
     x, y = data_pair(data)
-    n, bs = check_whole(1, n=n, bs=bs)
+    n, bs = whole_numbers(1, n=n, bs=bs)
     return fixed_losses(model, x, y, n, bs, seed, kind, weight)
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ __all__ = ['margin', 'strip', 'slider', 'compare', 'show_paths']
 import math
 import torch
 from .kit.checks import (
-    check_drawing, check_frames, check_named, check_number, check_plane, check_several)
+    check_drawing, check_frames, check_named, check_points, check_several, as_number, whole)
 from .kit.pictures import (
     caption, check_steps, check_trajectories, evenly, glue, make_reel, show_images, step_pictures)
 from .kit.scrubber import scrubber_class
@@ -58,7 +58,7 @@ def slider(
 ):                # A widget: shows itself as the last value of a cell
     "Scrub a trajectory with mouse, arrow keys or a play button, even when the kernel is gone"
     n, ms = check_frames(n, ms)
-    at = check_number('radians', 0, 1.6, whole=False, at=at)
+    at = as_number('at', at, 0, 1.6, of='radians')
     reel = make_reel(steps, n, items, scale, decode)
     check_several(reel.frames)
     return scrubber_class()(reel, ms, at)
@@ -82,10 +82,10 @@ def show_paths(
 ):                # The axes
     "Every point's way from noise (grey) to data (red)"
     import matplotlib.pyplot as plt
-    k = check_number('points', 1, k=k)
-    reach = check_number('units', .01, 1e6, whole=False, reach=reach)
+    k = whole('k', k, 1, of='points')
+    reach = as_number('reach', reach, .01, 1e6, of='units')
     steps = check_steps(steps)
-    check_plane(steps[0].x)
+    check_points(steps[0].x)
     if ax is None: ax = plt.subplots(figsize=(6.4, 6.4))[1]
     xs = torch.stack([s.x[:k].detach().float().cpu() for s in steps])   # (T, k, 2)
     ax.plot(*xs.permute(2, 0, 1), color='C0', lw=1., alpha=.7)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from .embedding import sinusoidal
-from .kit.checks import check_input, check_multiple, check_split, whole_number
+from .kit.checks import check_input, check_multiple, check_split, whole
 from .kit.config import config
 from .unet import Embed
 
@@ -91,7 +91,7 @@ class Transformer(nn.Module):
     ):
         super().__init__()
         self.cfg = config(self, locals())
-        channels, self.patch = whole_number(channels, 'channels', 1), whole_number(patch, 'patch', 1)
+        channels, self.patch = whole('channels', channels, 1), whole('patch', patch, 1)
         check_split(width, heads=4)                               # sines and cosines, of row and column
         self.embed = Embed(features, width, classes, null=null, kind=kind, schedule=schedule)
         self.cut = nn.Conv2d(channels + extra, width, self.patch, stride=self.patch)

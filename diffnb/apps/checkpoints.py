@@ -16,12 +16,15 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from .families import ResidualUNet, WithImage
 from ..unet import MLP, UNet, UNetFixed
 from ..denoiser import Denoiser, unwrap
+from ..few_steps import Turner, TurnUNet
+from ..transformer import Transformer
 from ..kit.config import check_config
 from ..kit.files import file_errors, file_meta, header, read_file, write_tensors
 from ..kit.curves import from_cfg, schedules
 
 # %% ../../nbs/apps/checkpoints.ipynb #c691ce37
-known = {c.__name__: c for c in (Denoiser, MLP, UNet, UNetFixed, ResidualUNet, WithImage)}
+known = {c.__name__: c for c in (
+    Denoiser, Turner, MLP, Transformer, UNet, UNetFixed, ResidualUNet, WithImage, TurnUNet)}
 
 def build(
     cfg:dict, # `{'name': a key of `known` or `schedules`, **arguments}`; such dicts may be nested

@@ -19,8 +19,8 @@ from torch import Tensor
 from typing import NamedTuple
 from ..data import Images, as_batch, item_order, numpy_rng
 from ..fld import as_pictures
-from ..kit.checks import as_labels, as_text, check_bytes, check_items, check_order
-from ..kit.checks import warn_caller, whole
+from ..kit.checks import (
+    as_labels, as_text, check_bytes, check_items, check_order, warn_caller, whole)
 
 # %% ../../nbs/apps/datasets.ipynb #3ad0de8c
 def _sides(size):

@@ -25,8 +25,8 @@ from ..denoiser import unwrap
 from ..guidance import Wrapped, clamp, dynamic, guide, interval, project, unwrap_denoiser
 from ..editing import invert, slerp
 from ..kit.checks import (
-    check_choice, check_finite_images, check_process, check_sampler_settings, condition,
-    in_eval_mode, label_numbers, seeds_for, whole_number)
+    check_finite_images, check_labels, check_process, check_settings, choose, in_eval_mode,
+    label_numbers, seeds_for, whole)
 from ..kit.pictures import show_images, to_float, to_uint8
 from .optim import product_dtype
 
@@ -36,7 +36,7 @@ def choose_seeds(
     seeds=None, # None: fresh ones; a number: that one and those after it; or a list
 )->list:        # n whole numbers
     "The seed of every image. Raises `ValueError` for a list of another length"
-    n = whole_number(n, 'n', 1, 'a whole number of images, 1 or more')
+    n = whole('n', n, 1, of='images')
     if seeds is None: return torch.randint(2**62, (n,)).tolist()
     return seeds_for(n, seeds)
 
@@ -57,7 +57,7 @@ def stops(
     spacing=None,  # As in `path`: 'trailing', 'leading', ...; None: the schedule's own
 )->Tensor:         # Angles in radians, falling, the last 0
     "The path for so many calls. Raises `ValueError` for more calls than the schedule has steps"
-    calls = whole_number(calls, 'calls', 1)
+    calls = whole('calls', calls, 1)
     if not callable(sampler):
         raise ValueError(f'sampler={sampler!r}: give the function itself: dpmpp, ddim, ddpm, heun, '
                          'or one of your own')
@@ -87,7 +87,7 @@ def conditioned(
     model = unwrap_denoiser(model)
     limits = model if hasattr(model, 'limits') else (-1., 1.)
     if cond is not None:
-        cond = condition(model, label_numbers(model, cond))
+        cond = check_labels(label_numbers(model, cond), model)
         if w is None: w = 1. if cond.is_floating_point() else middle(3.)
         model = guide(model, cond, w, rescale)
     if not clip: return model
@@ -109,7 +109,7 @@ def item_shape(model, shape, clip):
     if len(shape) != 3 and clip:
         raise ValueError(f'items of shape {tuple(shape)} are no images, and have no limits to be '
                          'clipped at: say clip=False')
-    return tuple(whole_number(side, 'a side of shape', 1) for side in shape)
+    return tuple(whole('a side of shape', side, 1) for side in shape)
 
 def begin(noise, start, shape, device, dtype):
     "The noise to begin with: drawn by the seeds, or one's own"
@@ -177,7 +177,7 @@ def trajectory(
     if eta is None and sampler is dpmpp: eta = 1.
     if eta is not None: more['eta'] = eta
     if 'randn' in inspect.signature(sampler).parameters: more['randn'] = noise
-    check_sampler_settings(sampler, more)
+    check_settings(sampler, more, 3)
     denoise = conditioned(model, cond, w, clip, rescale)
     asked = in_eval_mode(denoise)                              # also for samplers that are not ours
     if asked is not denoise: asked = Wrapped(denoise, asked)
@@ -230,11 +230,11 @@ def sample_batches(
     model, seeds = unwrap_denoiser(model), choose_seeds(n, seeds)
     n, cond = len(seeds), label_numbers(model, cond)
     if batch is None: batch = 32 if home(model, more.get('device'))[0].type == 'cpu' else 256
-    parts = batch_slices(n, whole_number(batch, 'batch', 1), rank, world)
+    parts = batch_slices(n, whole('batch', batch, 1), rank, world)
     conditioned(model, cond, w, clip, more.get('rescale', 0.))          # does it fit, for all n?
     own = inspect.signature(trajectory).parameters
     given = [k for k in more if k not in own or k == 'eta' and more[k] is not None]
-    check_sampler_settings(sampler, given)
+    check_settings(sampler, given, 3)
     each = dict(seeds=seeds, cond=cond, w=w, start=start)
     own = [{name: per_image(v, part, n) for name, v in each.items()} for part in parts]
     total = len(parts)*len(stops(model, calls, sampler, more.get('spacing')))
@@ -348,7 +348,7 @@ def sample_rows(
     **how,         # For `sample_batches`
 ):                 # An iterator of (slice, pictures `(b, C, H, row*W)` in [-1, 1])
     "Pictures, batch after batch; every setting is checked at once"
-    check_choice('mode', mode, modes)
+    choose('mode', mode, modes)
     if mode == 'interpolate' and how.get('sampler') is not heun: how['eta'] = 0.
     if mode in ('interpolate', 'reconstruct'):
         size = max(1, (batch or 32)//(strip if mode == 'interpolate' else 1))

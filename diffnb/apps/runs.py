@@ -27,7 +27,7 @@ import warnings
 import numpy as np
 import torch
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from torch import Tensor
 from types import SimpleNamespace
@@ -36,7 +36,7 @@ from ..data import as_batch, batches, item_order
 from ..samplers import ddim
 from ..denoiser import Denoiser, unwrap
 from ..training import EMA, data_pair, fixed_losses, labels_for, show_losses, train
-from ..kit.checks import as_real, check_rate, check_whole, split_batch, stable_seed
+from ..kit.checks import as_number, as_real, split_batch, stable_seed, whole, whole_numbers
 from ..kit.pictures import show_images
 from ..kit.files import load_state, save_state
 from .checkpoints import check_cfg, load_plain, plain_state, save
@@ -51,7 +51,7 @@ def preview(
     seed=0,          # The same noise each time
 )->Tensor:           # `(n, ...)` on the CPU, decoded
     "Samples from fixed noise, in eval mode; a network with classes gets them in turn"
-    n, calls = check_whole(1, n=n, calls=calls)
+    n, calls = whole_numbers(1, n=n, calls=calls)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')      # a schedule that does not reach noise: each time
         calls = min(calls, getattr(sampling_schedule(model), 'T', None) or calls)
@@ -549,7 +549,7 @@ def check_fit(model, x, steps, epochs, bs, every):
         raise ValueError(f'a {type(model).__name__} is no Denoiser: give Denoiser(net)')
     if (steps is None) == (epochs is None):
         raise ValueError(f'steps={steps}, epochs={epochs}: give one of the two')
-    if epochs is not None: check_rate('epochs', epochs, above=True)
+    if epochs is not None: as_number('epochs', epochs, above=0)
     if every is not None and not isinstance(every, dict):
         raise ValueError(f'every={every!r}: give a dict, such as dict(valid=100, save=500)')
     if x is None and epochs is not None:
@@ -575,6 +575,16 @@ def in_steps(name, interval, epoch):
         raise ValueError(f'every {name}={interval!r}: a stream has no end to count: give steps')
     return max(1, round(float(words[1])*epoch))
 
+@contextmanager
+def following(model, average):
+    "A model that learns from its own average, such as a `Turner`, is shown it for a while"
+    if not hasattr(model, 'follow'):
+        yield
+        return
+    model.follow(average)
+    try: yield
+    finally: model.follow(None)
+
 def intervals(every, steps, epoch):
     "Steps between validations, previews and states"
     usual = dict(valid=max(1, steps//20), preview=0, save=max(1, min(1000, steps//4)))
@@ -583,7 +593,7 @@ def intervals(every, steps, epoch):
         raise ValueError(f'every: {", ".join(sorted(unknown))} is not known: '
                          'valid, preview and save are')
     every = {k: in_steps(k, v, epoch) for k, v in (usual | (every or {})).items()}
-    return dict(zip(every, check_whole(0, **{f'every {k}': v for k, v in every.items()})))
+    return dict(zip(every, whole_numbers(0, optional=True, **{f'every {k}': v for k, v in every.items()})))
 
 # %% ../../nbs/apps/runs.ipynb #3eea7570
 def check_effect(o, source, team):
@@ -692,21 +702,20 @@ def workers(
 # %% ../../nbs/apps/runs.ipynb #e39f1b61
 def settle(o, team):
     "Check the settings as far as they do not need the model on its device; returns the data"
-    o.steps, o.keep, o.patience, o.bs = check_whole(
-        1, steps=o.steps, keep=o.keep, patience=o.patience or None, bs=0 if o.bs is None else o.bs)
-    o.seed, o.warmup = check_whole(0, seed=o.seed, warmup=o.warmup)
+    o.steps, o.keep, o.patience, o.bs = whole_numbers(1, optional=True, steps=o.steps, keep=o.keep, patience=o.patience or None, bs=0 if o.bs is None else o.bs)
+    o.seed, o.warmup = whole_numbers(0, optional=True, seed=o.seed, warmup=o.warmup)
     o.lr, o.lr_end, o.ema = map(as_real, (o.lr, o.lr_end, o.ema))
     if o.more.get('clip', 1.) is None: o.more['clip'] = math.inf
     source = Source(o.data, o.valid, o.flip, o.seed)
     x = None if source.pair is None else source.pair[0]
     o.steps = check_fit(o.model, x, o.steps, o.epochs, o.bs, o.every)
     o.asked, o.every = o.every or {}, intervals(o.every, o.steps, x is not None and len(x)/o.bs)
-    accumulate, = check_whole(1, accumulate=o.more.get('accumulate', 1))
+    accumulate = whole('accumulate', o.more.get('accumulate', 1), 1)
     if x is not None and accumulate > o.bs//team.world:
         raise ValueError(f'bs={o.bs}: too few items in a process for accumulate={accumulate}')
     unknown = set(o.previews or {}) - {'n', 'calls', 'seed'}
     if unknown: raise ValueError(f'previews: {", ".join(unknown)}: give n, calls or seed')
-    check_whole(1, **{f'previews {k}': v for k, v in (o.previews or {}).items() if k != 'seed'})
+    whole_numbers(1, optional=True, **{f'previews {k}': v for k, v in (o.previews or {}).items() if k != 'seed'})
     check_effect(o, source, team)
     return source
 
@@ -789,7 +798,7 @@ def fit(
     if state: restore(run, state)
     loop = loop_of(o, run, team, batches, product_dtype(precision, source.first[0], where))
     run.begin(broken)
-    with fast_math(where), compiled(model.net, compile):
+    with fast_math(where), compiled(model.net, compile), following(model, run.ema):
         return drive(loop, run, o.start)
 
 # %% ../../nbs/apps/runs.ipynb #bfe59440

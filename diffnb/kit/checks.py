@@ -13,15 +13,15 @@ __all__ = ['as_real', 'whole', 'whole_numbers', 'as_number', 'choose', 'as_pair'
            'check_steps', 'check_trajectories', 'feature_count', 'check_sinusoidal', 'freq_settings', 'check_has_steps',
            'activation', 'whole_list', 'check_split', 'check_resamples', 'check_per_item', 'check_input',
            'check_multiple', 'picture_cond', 'per_channel', 'check_channels', 'to_measure', 'check_network',
-           'check_names', 'cfg_of', 'check_training', 'check_denoiser', 'check_droppable', 'trainable_weights',
-           'check_iterable', 'split_batch', 'split_labels', 'Diverged', 'refuse_step', 'check_measurable', 'check_rows',
-           'check_weights', 'check_gaussians', 'check_more', 'check_each_at_least', 'read_instrument',
-           'check_reference', 'check_same_reference', 'check_digits', 'classes_of', 'label_rows', 'label_numbers',
-           'check_takes_labels', 'check_labels', 'expand_cond', 'check_unbound', 'check_amount', 'check_has_contrast',
-           'check_fixed', 'as_limits', 'check_limits', 'check_losses', 'check_pictures', 'check_partner', 'check_mask',
-           'expand_mask', 'check_falling', 'check_renoises', 'check_channel_weights', 'check_channel_count',
-           'check_trained', 'check_on_path', 'check_directions', 'check_shares', 'check_not_opposite',
-           'check_finite_images']
+           'check_names', 'cfg_of', 'check_training', 'check_denoiser', 'check_droppable', 'check_takes_turn',
+           'check_teacher', 'trainable_weights', 'check_iterable', 'split_batch', 'split_labels', 'Diverged',
+           'refuse_step', 'check_measurable', 'check_rows', 'check_weights', 'check_gaussians', 'check_more',
+           'check_each_at_least', 'read_instrument', 'check_reference', 'check_same_reference', 'check_digits',
+           'classes_of', 'label_rows', 'label_numbers', 'check_takes_labels', 'check_labels', 'expand_cond',
+           'check_unbound', 'check_amount', 'check_has_contrast', 'check_fixed', 'as_limits', 'check_limits',
+           'check_losses', 'check_pictures', 'check_partner', 'check_mask', 'expand_mask', 'check_falling',
+           'check_renoises', 'check_channel_weights', 'check_channel_count', 'check_trained', 'check_on_path',
+           'check_directions', 'check_shares', 'check_not_opposite', 'check_finite_images']
 
 # %% ../../nbs/kit/checks.ipynb #6b2669bf
 import functools
@@ -723,6 +723,22 @@ def check_droppable(y):
     y = torch.as_tensor(y)
     if not y.is_floating_point(): return y
     raise ValueError('only labels (whole numbers) can be dropped: use label_dropout=0')
+
+# %% ../../nbs/kit/checks.ipynb #e1c07a52
+def check_takes_turn(net, target):
+    "Raises ValueError for a network that cannot be told how far to turn"
+    if target != 'v':
+        raise ValueError(f"target={target!r}: a turn has a direction, and that is 'v': "
+                         'leave target out')
+    if 'turn' not in inspect.signature(net.forward).parameters:
+        raise ValueError(f'{type(net).__name__} is not told how far to turn: give TurnUNet(...), '
+                         'or begin with a trained model, as_turner(model)')
+
+def check_teacher(net, kind, target):
+    "Raises ValueError for a model whose weights a `Turner` cannot begin with"
+    if not type(net) is kind or target != 'v':
+        raise ValueError(f"a {type(net).__name__} that predicts {target!r} cannot begin to turn: "
+                         f"give a {kind.__name__} that predicts 'v'")
 
 # %% ../../nbs/kit/checks.ipynb #eb414b41
 def trainable_weights(model, opt):

@@ -100,7 +100,7 @@ def _run(net, x):
     return rows
 
 opened = ('Sequential', 'ConditionalSequential', 'ModuleList', # shown part by part
-          'Embed', 'Level', 'UNetFixed', 'UNet', 'ResidualUNet')
+          'Embed', 'Level', 'UNetFixed', 'UNet', 'ResidualUNet', 'Transformer')
 
 def _parts(net, prefix=''):
     "Name and layer of everything worth a row"

@@ -14,8 +14,9 @@ import torch
 from pathlib import Path
 from torch import Tensor
 from typing import NamedTuple
-from .checks import as_text, check_bytes, check_images, check_number, check_points
-from .checks import check_steps, check_trajectories, whole
+from .checks import (
+    as_text, check_bytes, check_drawing, check_images, check_points, check_steps,
+    check_trajectories, as_number, whole)
 
 # %% ../../nbs/kit/pictures.ipynb #0fcca925
 def to_float(
@@ -56,8 +57,7 @@ def write_labels(board, words, at):
 
 def words_of(images, n):
     "What the first `n` of some Images are called, or None"
-    if images.y is None:
-        return None
+    if images.y is None: return None
     return [images.names[i] if images.names and i >= 0 else i for i in images.y[:n].tolist()]
 
 # %% ../../nbs/kit/pictures.ipynb #6aa7d1ef
@@ -71,29 +71,29 @@ def show_images(
     pad:int=3,      # Screen pixels between images
 ):                  # A `PIL.Image`, which a notebook shows as it is
     "Images side by side in rows. Raises `ValueError` for a wrong shape or dtype, and for NaN"
-    from PIL import Image
     n = whole('n', n or (64 if hasattr(x, 'names') else 1000), 1)
     if hasattr(x, 'names'):
         labels = words_of(x, n) if labels is None else labels
         x = x.x
-    if hasattr(labels, 'tolist'):
-        labels = labels.tolist()
+    if hasattr(labels, 'tolist'): labels = labels.tolist()
     x = as_tiles(x, n)
     scale = whole('scale', scale or max(1, round(48/x.shape[2])), 1)
-    pad = whole('pad', pad)
     x = x.repeat(scale, 1).repeat(scale, 2)                 # a pixel stays a square
-    N, h, w, C = x.shape
-    cols = min(whole('cols', cols or 10, 1), N)
-    head = 0 if labels is None else 11
+    cols = min(whole('cols', cols or 10, 1), len(x))
+    board, at = _board(x, cols, whole('pad', pad), 0 if labels is None else 11)
+    if labels is not None: write_labels(board, labels, at)
+    return board
+
+def _board(tiles, cols, pad, head):
+    "Tiles (N, h, w, C) side by side on one picture, and the corner of each with its head"
+    from PIL import Image
+    N, h, w, C = tiles.shape
     rows = math.ceil(N/cols)
     board = np.full((rows*(h + head + pad) + pad, cols*(w + pad) + pad, C), 235, np.uint8)
     at = [(pad + i % cols*(w + pad), pad + i//cols*(h + head + pad)) for i in range(N)]
-    for tile, (left, top) in zip(x, at):
+    for tile, (left, top) in zip(tiles, at):
         board[top+head:top+head+h, left:left+w] = tile
-    board = Image.fromarray(board[..., 0] if C == 1 else board)
-    if labels is not None:
-        write_labels(board, labels, at)
-    return board
+    return Image.fromarray(board[..., 0] if C == 1 else board), at
 
 # %% ../../nbs/kit/pictures.ipynb #a0d7451f
 def angles_of(steps):
@@ -107,10 +107,8 @@ def falls(phi):
 def pick(phi, n):
     "Which n angles: evenly spaced where they only fall, else evenly by number"
     T = len(phi)
-    if T <= n:
-        return list(range(T))
-    if not falls(phi):
-        return torch.linspace(0, T - 1, n).round().long().tolist()
+    if T <= n: return list(range(T))
+    if not falls(phi): return torch.linspace(0, T - 1, n).round().long().tolist()
     wanted = torch.linspace(phi[0], phi[-1], n, dtype=phi.dtype)
     near = (phi[None] - wanted[:, None]).abs().argmin(1).tolist()
     chosen = [0]
@@ -124,7 +122,7 @@ def evenly(
     n:int,    # At most so many of them, 2 or more
 )->list:      # The chosen steps, in order, the first and the last among them
     "Some steps, spaced evenly in angle (by number, where the angle does not only fall)"
-    n = check_number('steps', 2, n=n)
+    n = whole('n', n, 2, of='steps')
     walk = check_steps(steps)
     return [walk[i] for i in pick(angles_of(walk), n)]
 
@@ -136,8 +134,8 @@ def dots(
 ):                # float `(1, 1, size, size)`, dark dots on white, in [-1, 1]
     "A cloud of points as a picture. Raises `ValueError` for what is no cloud of points"
     check_points(x)
-    size = check_number('pixels', 3, size=size)
-    reach = check_number('units', 1e-6, whole=False, reach=reach)
+    size = whole('size', size, 3, of='pixels')
+    reach = as_number('reach', reach, above=0, of='units')
     x = x.detach().cpu().float()*torch.tensor([1., -1.])          # up is positive
     at = ((x/reach + 1)/2*(size - 1)).round().long()
     board = torch.ones(size + 2, size + 2)
@@ -157,8 +155,7 @@ def step_pictures(x, items, decode):
         if not isinstance(x, torch.Tensor):
             raise ValueError(f'decode returned a {type(x).__name__}: '
                              'it must make a tensor of images in [-1, 1], or of points')
-    if x.ndim == 2 and x.shape[1] == 2:
-        return dots(x)
+    if x.ndim == 2 and x.shape[1] == 2: return dots(x)
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f'a step holds x of shape {tuple(x.shape)}: images (B, C, H, W) of 1 or 3 '
                          'channels can be shown, and points (B, 2); give decode= for a walk in '
@@ -206,10 +203,8 @@ def together(walks, n):
     if falling and len(beyond):      # one that begins earlier or ends later is shown whole
         lead = torch.cat([lead, beyond.unique()]).sort(descending=True).values
     def of(phi, i):
-        if torch.equal(phi, lead):
-            return i
-        if falling:
-            return int((phi - lead[i]).abs().argmin())
+        if torch.equal(phi, lead): return i
+        if falling: return int((phi - lead[i]).abs().argmin())
         return round(i/max(1, len(lead) - 1)*(len(phi) - 1))
     return lead, [[of(phi, i) for phi in phis] for i in pick(lead, n)]
 
@@ -246,9 +241,7 @@ def draw_step(step, items, decode):
 def make_reel(steps, n, items, scale, decode):
     "Draw what n frames need"
     walks = check_trajectories(steps)
-    items = check_number('images', 1, items=items)
-    if scale is not None:
-        scale = check_number('screen pixels for a pixel', 1, 100, scale=scale)
+    items, scale = check_drawing(items, scale)
     lead, frames = together(list(walks.values()), n)
     shots = {}
     for (name, walk), numbers in zip(walks.items(), zip(*frames)):
@@ -314,7 +307,7 @@ def to_frames(
     decode=None,   # From the sampler's coordinates to [-1, 1], such as `model.decode`
 )->list:           # `PIL.Image`s of one size
     "The trajectory as pictures: x_t above, the guess of x0 below, and step, angle and sigma"
-    n = check_number('frames', 2, n=n)
+    n = whole('n', n, 2, of='frames')
     reel = make_reel(steps, n, items, scale, decode)
     frames = [frame_picture(reel, f) for f in reel.frames]
     width, height = max(f.width for f in frames), max(f.height for f in frames)
@@ -328,22 +321,24 @@ def _framed(pic, width, height):
     return board
 
 # %% ../../nbs/kit/pictures.ipynb #c31af874
+def check_pace(ms, hold):
+    "Milliseconds for a frame, and for the last one"
+    ms, hold = (as_number(name, value, 20, 60_000, of='milliseconds')
+                for name, value in dict(ms=ms, hold=hold).items())
+    return ms, hold
+
 def check_writable(fname, *ends):
     "The path, if such a file can be written there; checked before anything is computed"
-    try:
-        fname = Path(fname)
+    try: fname = Path(fname)
     except TypeError:
-        raise ValueError(f'fname={fname!r}: give the name of a file, '
-                         f'such as walk{ends[0]}') from None
+        raise ValueError(f'fname={fname!r}: give the name of a file') from None
     if fname.suffix.lower() not in ends:
         raise ValueError(f'{fname}: give a name that ends in {" or ".join(ends)}')
     if not fname.parent.is_dir():
         raise ValueError(f'{fname}: the folder {fname.parent} does not exist; make it first')
-    if fname.is_dir():
-        raise ValueError(f'{fname} cannot be written: it is a folder')
+    if fname.is_dir(): raise ValueError(f'{fname} cannot be written: it is a folder')
     if not os.access(fname.parent, os.W_OK):
-        raise ValueError(f'{fname} cannot be written: '
-                         f'the folder {fname.parent} is not yours to write in')
+        raise ValueError(f'{fname} cannot be written: you may not write in {fname.parent}')
     return fname
 
 def write_file(fname, how):
@@ -374,7 +369,7 @@ def save_gif(
     **kwargs,      # For `to_frames`: n, items, scale, decode
 ):                 # The path that was written
     "An animated GIF of the trajectory that runs for ever"
-    ms, hold = check_number('milliseconds', 20, 60_000, whole=False, ms=ms, hold=hold)
+    ms, hold = check_pace(ms, hold)
     fname = check_writable(fname, '.gif')
     first, *others = as_frames(steps, kwargs)
     times = [round(ms)]*len(others) + [round(hold)]
@@ -391,12 +386,11 @@ def save_mp4(
 ):                 # The path that was written
     "A film of the trajectory. Needs the program ffmpeg"
     import shutil, subprocess
-    ms, hold = check_number('milliseconds', 20, 60_000, whole=False, ms=ms, hold=hold)
+    ms, hold = check_pace(ms, hold)
     fname = check_writable(fname, '.mp4', '.mov', '.mkv', '.webm')
     tool = shutil.which('ffmpeg')
     if tool is None:
-        raise ValueError(f'{fname}: films are written by the program ffmpeg, which is not here: '
-                         'install it (Debian: apt install ffmpeg), or use save_gif')
+        raise ValueError(f'{fname}: install ffmpeg, which writes films, or use save_gif')
     frames = as_frames(steps, kwargs)
     w, h = frames[0].size
     raw = b''.join(f.convert('RGB').tobytes() for f in frames + frames[-1:]*round(hold/ms))
