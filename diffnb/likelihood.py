@@ -27,7 +27,7 @@ def velocity(
 
 # %% ../nbs/15_likelihood.ipynb #9a90484c
 def probes_for(x, probes, generator):
-    "Vectors e, `(K, B or 1, ...)`, for which the mean of `e*(J e)` is the trace of J, or estimates it"
+    "Vectors e, `(K, B or 1, ...)`: the mean of `e*(J e)` is the trace of J, or estimates it"
     dims = x[0].numel()
     if probes is None and dims <= 32:
         unit = torch.eye(dims, dtype=x.dtype, device=x.device)*math.sqrt(dims)
@@ -58,7 +58,7 @@ def runge_kutta(ask, x, now, nxt):
 class Likelihood(NamedTuple):
     "How probable the items are"
     nats:Tensor # Natural logarithm of the density, `(B,)`
-    se:Tensor   # Its standard error from the probes, `(B,)`: 0 with the exact trace, NaN with one probe
+    se:Tensor   # Its standard error, `(B,)`: 0 with the exact trace, NaN with one probe
     end:Tensor  # The noise at the other end of each path, shaped as `x`
 
 def log_likelihood(
