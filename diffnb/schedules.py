@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['plot_schedules', 'cosine', 'linear_beta', 'quadratic_beta', 'constant_beta', 'from_betas', 'cosine_beta', 'flow',
-           'karras', 'lognormal', 'alpha_bar', 'sigma', 'log_snr', 'betas', 'path', 'timestep', 'section', 'rescale']
+           'karras', 'lognormal', 'path', 'timestep', 'section', 'rescale', 'alpha_bar', 'sigma', 'log_snr', 'betas']
 
 # %% ../nbs/04_schedules.ipynb #eb553e6d
 import math
@@ -137,35 +137,6 @@ def lognormal(
     "The noise levels EDM trains on: sigma is log-normal; sample with `karras`"
     return torch.special.ndtri(t).mul(as_number('std', std, above=0)).add(mean).exp().atan()
 
-# %% ../nbs/04_schedules.ipynb #a880667b
-def alpha_bar(
-    phi, # Angle(s) in radians
-):       # cos^2
-    "DDPM's cumulative product: the share of variance that is signal"
-    return torch.as_tensor(phi).cos()**2
-
-def sigma(
-    phi, # Angle(s) in radians
-):       # tan; infinite (very large) at pi/2
-    "EDM's and k-diffusion's noise level, for a mixture that is not scaled down to the circle"
-    return torch.as_tensor(phi).tan()
-
-def log_snr(
-    phi, # Angle(s) in radians
-):       # -2 log tan; +inf at 0
-    "The logarithm of the signal-to-noise ratio (VDM); DPM-Solver's `lambda` is half of it"
-    return -2*torch.as_tensor(phi).tan().log()
-
-def betas(
-    schedule,  # A `Schedule`, or any function from [0, 1] to angles
-    T=None,    # Number of steps; the schedule's own when it has one
-)->Tensor:     # `(T,)` betas, float64
-    "The share of variance that each of T steps replaces: DDPM's view of any schedule"
-    T = steps_of(schedule, T)
-    phi = schedule(torch.arange(T + 1).double()/T)
-    log_cos = torch.cat([torch.zeros(1).double(), phi[1:].cos().log()])   # the walk starts clean
-    return -torch.expm1(2*log_cos.diff())
-
 # %% ../nbs/04_schedules.ipynb #4c17589f
 def path(
     schedule,     # A `Schedule`, or any function from [0, 1] to angles
@@ -223,3 +194,32 @@ def rescale(
     first, last = schedule(torch.tensor([start, 1.]).double()).cos().to(t)
     signal = (schedule(t).cos() - last) * first/(first - last)
     return torch.where(t == 0, torch.zeros_like(t), signal.clamp(0, 1).acos())
+
+# %% ../nbs/04_schedules.ipynb #a880667b
+def alpha_bar(
+    phi, # Angle(s) in radians
+):       # cos^2
+    "DDPM's cumulative product: the share of variance that is signal"
+    return torch.as_tensor(phi).cos()**2
+
+def sigma(
+    phi, # Angle(s) in radians
+):       # tan; infinite (very large) at pi/2
+    "EDM's and k-diffusion's noise level, for a mixture that is not scaled down to the circle"
+    return torch.as_tensor(phi).tan()
+
+def log_snr(
+    phi, # Angle(s) in radians
+):       # -2 log tan; +inf at 0
+    "The logarithm of the signal-to-noise ratio (VDM); DPM-Solver's `lambda` is half of it"
+    return -2*torch.as_tensor(phi).tan().log()
+
+def betas(
+    schedule,  # A `Schedule`, or any function from [0, 1] to angles
+    T=None,    # Number of steps; the schedule's own when it has one
+)->Tensor:     # `(T,)` betas, float64
+    "The share of variance that each of T steps replaces: DDPM's view of any schedule"
+    T = steps_of(schedule, T)
+    phi = schedule(torch.arange(T + 1).double()/T)
+    log_cos = torch.cat([torch.zeros(1).double(), phi[1:].cos().log()])   # the walk starts clean
+    return -torch.expm1(2*log_cos.diff())
