@@ -66,3 +66,9 @@ def test_the_two_hour_way_is_counted(copy):
     nb['cells'].append(dict(cell_type='markdown', id='x', metadata={}, source=['three more words']))
     fname.write_text(json.dumps(nb), encoding='utf-8')
     assert together() == [cells + 1, words + 3]
+
+
+def test_a_two_hour_way_that_grew_is_noticed(copy, monkeypatch):
+    assert not house.too_long(copy)
+    monkeypatch.setattr(house, 'way_words', 100)
+    assert 'at most 320 and 100' in house.too_long(copy)[0]
