@@ -18,9 +18,11 @@ from ..unet import MLP, ResidualUNet, UNet, UNetFixed, WithImage
 from ..denoiser import Denoiser, unwrap
 from ..kit.files import file_errors, file_meta, header, read_file, write_tensors
 from ..kit.curves import from_cfg, schedules
+from .enlarger import Enlarger
 
 # %% ../../nbs/apps/checkpoints.ipynb #c691ce37
-known = {c.__name__: c for c in (Denoiser, MLP, UNet, UNetFixed, ResidualUNet, WithImage)}
+known = {c.__name__: c for c in (Denoiser, Enlarger, MLP, UNet, UNetFixed, ResidualUNet,
+                                 WithImage)}
 
 def build(
     cfg:dict, # `{'name': a key of `known` or `schedules`, **arguments}`; such dicts may be nested
