@@ -3,6 +3,7 @@ comes, with pictures in results/sprites. A training that was ended goes on where
 
     python benchmarks/sprites.py                     all of it; needs sprites_dawnlike/dawnlike_16x16.npz in DIFFNB_DATA
     python benchmarks/sprites.py 'ours' 'ours again' some trainings
+    python benchmarks/sprites.py ours --steps 20000  38 minutes; kept as results/sprites-long.json and results/sprites-long
     python benchmarks/sprites.py mnist cifar10       a minute each with other pictures: MNIST as torchvision has it, cifar10/cifar10_exact.npz in DIFFNB_DATA
 
 DawnLike (v1.81) is by DragonDePlatino, with the palette of DawnBringer, CC BY 4.0.
@@ -133,18 +134,18 @@ def reader(folder, steps):
     return model.eval()
 
 
-def in_helpings(function, images):
+def in_parts(function, images):
     x = images.x if isinstance(images, Images) else images
     x = to_float(x) if x.dtype == torch.uint8 else x
     with torch.no_grad(): return torch.cat([function(p) for p in x.split(200)])
 
 
-def colours(images): return in_helpings(lambda x: (x + 1).flatten(1)/2, images)
+def colours(images): return in_parts(lambda x: (x + 1).flatten(1)/2, images)
 
 
 def agreement(net, x, y):
     "How many are read as what they should be: of all, its standard error, and class by class"
-    right = in_helpings(net, x).argmax(1).eq(y).double()
+    right = in_parts(net, x).argmax(1).eq(y).double()
     return dict(agreement=right.mean().item(), agreement_se=(right.mean()*(1 - right.mean())/len(y)).sqrt().item(), by_class=[right[y == k].mean().item() for k in range(5)])
 
 
@@ -199,7 +200,7 @@ def real(a):
     "What the numbers say of real sprites"
     train, held = sprites()
     net = reader(a.folder, a.reader)
-    fld = FLD(held, features=partial(in_helpings, net.features), real=train)
+    fld = FLD(held, features=partial(in_parts, net.features), real=train)
     note(a, 'real', 'held out', dict(n=len(held.x), train=len(train.x), noise=fld.ref.noise, floor={str(n): v for n, v in fld.ref.floor.tolist()}, **agreement(net, held.x, held.y)))
     note(a, 'real', 'training', dict(n=len(train.x), **agreement(net, train.x, train.y)))
     picture(a, 'real', to_float(by_class(train.x[::3], train.y[::3])), 12)
@@ -238,7 +239,7 @@ def measure(a, name, net, fld):
 
 
 def other(a, name):
-    "A minute with another set: the notebook's `glimpse`, fifteen times as long"
+    "A minute with another set: `glimpse` of the notebook, fifteen times as long"
     fname, size = others[name]
     train, held = (load_data(fname, part, root=os.environ.get('DIFFNB_DATA'), size=size, n=n, valid=.1, download=False) for part, n in (('train', 5000), ('valid', 500)))
     torch.manual_seed(0)

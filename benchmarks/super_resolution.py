@@ -89,7 +89,7 @@ def ways(a, calls=20):
 
 @torch.no_grad()
 def enlarged(way, low, seed=0, batch=50):
-    "All of them, in helpings, in [-1, 1]; and the seconds it took"
+    "All of them, part by part, in [-1, 1]; and the seconds it took"
     start = time.time()
     x = torch.cat([way(part, seed + i*batch).clamp(-1, 1) for i, part in enumerate(low.split(batch))])
     return x, time.time() - start
