@@ -277,7 +277,7 @@ def main():
     p.add_argument('--calls', type=int, nargs='+', help='table: only these columns')
     p.add_argument('--steps', type=int, help=f"of each training; {recipe['steps']}, or 800,000 for full")
     p.add_argument('--reader-steps', type=int, default=1900)
-    p.add_argument('--accumulate', type=int, default=1, help='full: micro-batches that a batch is divided into')
+    p.add_argument('--accumulate', type=int, default=1, help='full: parts in which a batch is processed')
     p.add_argument('--tiny', action='store_true', help='full: a tiny network and the stand-in, to try the command out')
     p.add_argument('--folder', type=Path, default=runs, help='where trainings are kept')
     p.add_argument('--out', type=Path, default=results)

@@ -3,6 +3,7 @@ comes, with pictures in results/sprites. A training that was ended goes on where
 
     python benchmarks/sprites.py                     all of it; needs sprites_dawnlike/dawnlike_16x16.npz in DIFFNB_DATA
     python benchmarks/sprites.py 'ours' 'ours again' some trainings
+    python benchmarks/sprites.py ours --steps 20000  38 minutes; kept as results/sprites-long.json and results/sprites-long
     python benchmarks/sprites.py mnist cifar10       a minute each with other pictures: MNIST as torchvision has it, cifar10/cifar10_exact.npz in DIFFNB_DATA
 
 DawnLike (v1.81) is by DragonDePlatino, with the palette of DawnBringer, CC BY 4.0.
@@ -238,7 +239,7 @@ def measure(a, name, net, fld):
 
 
 def other(a, name):
-    "A minute with another set: the notebook's `glimpse`, fifteen times as long"
+    "A minute with another set: `glimpse` of the notebook, fifteen times as long"
     fname, size = others[name]
     train, held = (load_data(fname, part, root=os.environ.get('DIFFNB_DATA'), size=size, n=n, valid=.1, download=False) for part, n in (('train', 5000), ('valid', 500)))
     torch.manual_seed(0)

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 
 from common import about, results
-from diffnb.apps.checkpoints import known, load
+from diffnb.apps.checkpoints import load
 from diffnb.apps.datasets import load_data
+from diffnb.apps.enlarger import Enlarger
 from diffnb.apps.runs import fit
-from diffnb.denoiser import Denoiser
 from diffnb.fld import FLD, per_class
 from diffnb.kit.pictures import show_images, to_float
 from diffnb.samplers import ddim, ddpm, dpmpp, last, seeded
@@ -32,14 +32,6 @@ from diffnb.guidance import given, project
 
 runs = results.parent/'runs'/'super_resolution'
 k = 4
-
-
-class Enlarger(Denoiser):
-    "A denoiser whose network looks at the picture that it should enlarge; in training it makes that picture itself"
-    def loss(self, x0, cond=None, *args, **kwargs): return super().loss(x0, shrink(k).A(x0), *args, **kwargs)
-
-
-known['Enlarger'] = Enlarger
 
 
 def note(out, section, row):
@@ -58,7 +50,7 @@ def trained(a):
     if (a.folder/'done.json').exists(): return load(a.folder), json.loads((a.folder/'done.json').read_text())
     data, test = load_data('mnist')._replace(y=None), load_data('mnist', 'test', n=2000)._replace(y=None)
     torch.manual_seed(0)
-    model, start = Enlarger(WithImage(UNet(1, extra=1))), time.time()
+    model, start = Enlarger(WithImage(UNet(1, extra=1)), k=k), time.time()
     begun = any(a.folder.glob('state-*'))
     model = fit(model, data, epochs=a.epochs, bs=128, opt='muon', lr=3e-3, ema=.998, folder=a.folder, resume=begun, every=dict(save=500), keep=1)
     speed = sorted(model.history.column('speed'))
@@ -98,7 +90,7 @@ def ways(a, calls=20):
 
 @torch.no_grad()
 def enlarged(way, low, seed=0, batch=50):
-    "All of them, in batches, in [-1, 1]; and the seconds it took"
+    "All of them, part by part, in [-1, 1]; and the seconds it took"
     start = time.time()
     x = torch.cat([way(part, seed + i*batch).clamp(-1, 1) for i, part in enumerate(low.split(batch))])
     return x, time.time() - start

@@ -75,6 +75,22 @@ def test_the_notebook_shows_the_numbers_that_are_stored(stored):
         assert f"| {name} | {r['calls']} | {r['w']:g} | {r['n']} | {r['agreement']:.3f} ± {r['agreement_se']:.3f} | {r['fld']:.3f} ± {r['se']:.3f} |" in shown, f'{name}: run the notebook again'
 
 
+def test_the_notebook_shows_the_long_training():
+    long = json.loads((root/'results'/'sprites-long.json').read_text(encoding='utf-8'))
+    rows = [line for c in cells() for o in c.get('outputs', ()) for line in ''.join(o.get('data', {}).get('text/markdown', '')).splitlines()]
+    for name, r in long['table'].items():
+        numbers = f"| {name} | {r['calls']} | {r['w']:g} | {r['n']} | {r['agreement']:.3f} ± {r['agreement_se']:.3f} | {r['fld']:.3f} ± {r['se']:.3f} |"
+        assert r['steps'] == 20_000 and r['parameters'] == 626_371
+        assert any(line.startswith('| **ours, 38 min** ') and numbers in line for line in rows), f'{name}: run the notebook again'
+    best = long['table']['DPM++ 25, w 1']
+    assert best['agreement'] >= .8 and best['fld'] <= 1.5 and 37 < best['cpu_seconds']/60 < 39
+
+
+def test_nothing_is_called_original_that_is_not():
+    text = ''.join(source(c) for c in cells())
+    assert "two minutes, the original's settings in our network" in text and "caption('original" not in text
+
+
 def test_the_makers_of_the_sprites_are_named():
     text = ''.join(''.join(c['source']) for c in cells() if c['cell_type'] == 'markdown')
     assert 'DragonDePlatino' in text and 'DawnBringer' in text and 'CC BY 4.0' in text
