@@ -1,11 +1,17 @@
-"Run in an environment that holds nothing but the built wheel: is everything in it, and nothing else?"
+"""Run in an environment that holds nothing but the built package: is everything in it, and
+nothing else? The package may have been installed from the wheel or from the source archive"""
+import re
 import sys
-from importlib.metadata import files
+from importlib.metadata import files, metadata
 from pathlib import Path
 
 import diffnb
 
 assert 'site-packages' in diffnb.__file__, diffnb.__file__
+assert Path(diffnb.__file__).with_name('py.typed').exists()
+said = metadata('diffnb')
+pictures = re.findall(r'!\[[^]]*\]\(([^)]+)\)', said.get('Description') or said.get_payload())
+assert pictures and all(p.startswith('https://') for p in pictures), pictures
 kept = sorted({Path(f).parts[0] for f in files('diffnb')} - {'..'})
 assert kept == ['diffnb', f'diffnb-{diffnb.__version__}.dist-info'], kept
 assert not {'matplotlib', 'sklearn', 'accelerate', 'torch'} & set(sys.modules), 'import diffnb must be light'
