@@ -84,7 +84,7 @@ def test_every_public_function_says_what_it_does(m):
 settings = ConfigParser(delimiters=['='])
 settings.read(root/'settings.ini', encoding='utf-8')
 settings = settings['DEFAULT']
-bounds = dict(r.split('>=') for r in shlex.split(settings['requirements']))
+bounds = dict(r.split(',')[0].split('>=') for r in shlex.split(settings['requirements']))
 as_imported = {'pillow': 'PIL', 'scikit-learn': 'sklearn'}
 brought_along = {'IPython'}     # by ipywidgets
 
