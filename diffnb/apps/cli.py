@@ -727,6 +727,7 @@ class Gallery:
         import torch
         from diffnb.kit.pictures import show_images
         self.rows.flush()
+        if not self.team.is_main_process: del self.rows      # Windows deletes no file in use
         self.team.wait_for_everyone()
         if not self.team.is_main_process: return
         if 'grid' in self.save and self.rows.ndim == 4:

@@ -126,9 +126,11 @@ def _read_meta(fname, what):
 def read_file(fname, what):
     "Tensors and JSON of a file of ours, of the kind `what`"
     meta = _read_meta(fname, what)
-    try: return load_file(fname), meta
+    try: tensors = load_file(fname)
     except (SafetensorError, OSError, *file_errors) as e:
         raise ValueError(f'{fname} is damaged ({e}): copy or download it again') from None
+    # Copies: the tensors are a view of the file, and Windows deletes no file that is in view
+    return {k: t.clone() for k, t in tensors.items()}, meta
 
 # %% ../../nbs/kit/files.ipynb #a9341587
 def _unpick(o, tensors):
