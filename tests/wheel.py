@@ -19,6 +19,7 @@ assert not {'matplotlib', 'sklearn', 'accelerate', 'torch'} & set(sys.modules), 
 import torch  # noqa: E402
 from diffnb.apps.checkpoints import load  # noqa: E402
 from diffnb.apps.datasets import load_data  # noqa: E402
+from diffnb.apps.runs import fit  # noqa: E402
 from diffnb.denoiser import Denoiser  # noqa: E402
 from diffnb.fld import FLD  # noqa: E402
 from diffnb.kit.pictures import show_images  # noqa: E402
@@ -31,6 +32,7 @@ images = load_data('digits').x.float()/127.5 - 1
 x = last(ddim(ideal(images), torch.randn(4, 1, 16, 16), path(cosine, 10))).x
 assert torch.cdist(x.flatten(1), images.flatten(1)).min(1).values.max() < 1
 assert last(ddim(Denoiser(UNet(1)), x, path(cosine, 2))).x.shape == x.shape
+assert fit(Denoiser(UNet(1)), images, steps=2, bs=8, seed=0).training is False
 assert show_images(x).size[0] > 0
 assert FLD('mnist-test').ref.stats.n == 10_000 and load('mnist').notes['parameters'] == 376_913
-print('the wheel works')
+print('the package works')
