@@ -42,7 +42,7 @@ demo: .venv/installed
 
 test: .venv/installed-dev+lab+browser
 	@echo 'Running the notebooks and the tests, $(WORKERS) at a time'
-	@MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n $(WORKERS) --dist worksteal nbs tests
+	@MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) tools/test.py --workers $(WORKERS)
 
 test-slow: .venv/installed-dev+lab+browser+peers
 	@echo 'Running the notebooks and the tests with everything that takes long'

@@ -5,21 +5,47 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+here = Path(__file__).parent
 cfg = ConfigParser(delimiters=['='])
-cfg.read(Path(__file__).with_name('settings.ini'), encoding='utf-8')
+cfg.read(here/'settings.ini', encoding='utf-8')
 cfg = cfg['DEFAULT']
-licenses = {'apache2': 'Apache-2.0', 'mit': 'MIT', 'bsd3': 'BSD-3-Clause'}
+licenses = {'apache2': ('Apache-2.0', 'Apache Software License'),
+            'mit': ('MIT', 'MIT License'), 'bsd3': ('BSD-3-Clause', 'BSD License')}
+license, license_words = licenses[cfg['license']]
 statuses = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable']
-extras = {k.removesuffix('_requirements'): shlex.split(v) for k, v in cfg.items() if k.endswith('_requirements')}
+pythons = cfg['python_versions'].split()
+home, docs = cfg['git_url'], cfg['doc_host'] + cfg['doc_baseurl']
+blob = f"{home}/blob/{cfg['branch']}"
+
+
+def lines(name): return [s.strip() for s in cfg[name].splitlines() if s.strip()]
+
+
+def long_description():
+    "The README; a package index has no folders, so its pictures are named by their whole address"
+    raw = home.replace('github.com', 'raw.githubusercontent.com') + '/' + cfg['branch']
+    text = (here/'README.md').read_text(encoding='utf-8')
+    return text.replace('](nbs/', f']({raw}/nbs/')
+
 
 setup(
-    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'].split(),
-    author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'], license=licenses[cfg['license']],
-    classifiers=[f"Development Status :: {statuses[int(cfg['status']) - 1]}", f"Intended Audience :: {cfg['audience']}",
-                 f"Natural Language :: {cfg['language']}", 'Framework :: Jupyter', 'Programming Language :: Python :: 3 :: Only'],
+    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'],
+    keywords=cfg['keywords'].split(),
+    author=cfg['author'], author_email=cfg['author_email'], license=license, url=home,
+    project_urls={'Documentation': docs, 'Source': home, 'Issues': f'{home}/issues',
+                  'Changelog': f'{blob}/CHANGELOG.md'},
+    classifiers=[f"Development Status :: {statuses[int(cfg['status']) - 1]}",
+                 f'License :: OSI Approved :: {license_words}',
+                 f"Natural Language :: {cfg['language']}",
+                 'Programming Language :: Python :: 3 :: Only',
+                 *(f'Programming Language :: Python :: {v}' for v in pythons),
+                 *lines('classifiers')],
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']),
-    package_data={cfg['lib_path']: ['*.safetensors', '*.json', 'families/*.json']}, zip_safe=False,
-    python_requires='>=' + cfg['min_python'], install_requires=shlex.split(cfg['requirements']), extras_require=extras,
-    entry_points={'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"], 'console_scripts': shlex.split(cfg['console_scripts'])},
-    long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
-    long_description_content_type='text/markdown')
+    package_data={cfg['lib_path']: ['*.safetensors', '*.json', 'families/*.json', 'py.typed']}, zip_safe=False,
+    python_requires='>=' + cfg['min_python'],
+    install_requires=shlex.split(cfg['requirements']),
+    extras_require={k.removesuffix('_requirements'): shlex.split(v) for k, v in cfg.items()
+                    if k.endswith('_requirements')},
+    entry_points={'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
+                  'console_scripts': lines('console_scripts')},
+    long_description=long_description(), long_description_content_type='text/markdown')

@@ -1,5 +1,5 @@
 "Diffusion models from scratch. Names are loaded when they are first used, so that `import diffnb` is light"
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _homes = {
     'data': 'Images batches moons s_curve show_points spiral',

@@ -58,6 +58,28 @@ def test_a_cell_that_fails_fails_its_notebook(tmp_path, source, good):
     assert r.stdout.splitlines()[-1] == ('1 passed, 0 failed' if good else '0 passed, 1 failed')
 
 
+@pytest.mark.parametrize('third, says, shown', [
+    ('assert 3 == 3', '4 passed, 0 failed, 1 skipped', 'Success.'),
+    ('assert 3 == 4', '3 passed, 1 failed, 1 skipped', 'assert 3 == 4'),
+    ('import os; os._exit(3)', '1 passed, 3 failed, 1 skipped', 'before its last notebook')])
+def test_notebooks_and_tests_are_counted_together(tmp_path, third, says, shown):
+    "Three notebooks that nbdev_test runs, and two tests beside them"
+    import nbformat
+    for folder in ('nbs', 'tools', 'tests', 'diffnb'):
+        (tmp_path/folder).mkdir()
+    for i, source in enumerate(['1', 'assert 2', third]):
+        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+        nbformat.write(nb, tmp_path/'nbs'/f'0{i}_one.ipynb')
+    for name in ('conftest.py', 'settings.ini', 'tools/test.py'):
+        (tmp_path/name).write_bytes((root/name).read_bytes())
+    (tmp_path/'tests'/'test_one.py').write_text(
+        'import pytest\ndef test_a(): pass\ndef test_b(): pytest.skip("no")\n')
+    words = [sys.executable, 'tools/test.py', '--workers', '2', '-p', 'no:cacheprovider']
+    r = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert r.stdout.splitlines()[-1] == says, r.stdout + r.stderr
+    assert shown in r.stdout and r.returncode == ('0 failed' not in says)
+
+
 def test_a_number_is_looked_for_in_its_own_row():
     rows = [['DDIM', '1.20 ± 0.03'], ['Heun', '11.40', '5']]
     assert tables.shows(rows, 'DDIM', '1.20') and tables.shows(rows, 'Heun', '5', '11.40')

@@ -1,8 +1,10 @@
 "What would spoil a lesson: how the package behaves as a package"
 import ast
 import importlib
+import shlex
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,52 @@ def test_every_public_function_says_what_it_does(m):
     public = importlib.import_module(f'diffnb.{m}').__all__
     bare = [d.name for d in tree.body if isinstance(d, (ast.FunctionDef, ast.ClassDef)) and d.name in public and not ast.get_docstring(d)]
     assert not bare
+
+
+# The package as it is published
+
+settings = ConfigParser(delimiters=['='])
+settings.read(root/'settings.ini', encoding='utf-8')
+settings = settings['DEFAULT']
+bounds = dict(r.split(',')[0].split('>=') for r in shlex.split(settings['requirements']))
+as_imported = {'pillow': 'PIL', 'scikit-learn': 'sklearn'}
+brought_along = {'IPython'}     # by ipywidgets
+
+
+def test_the_version_stands_in_one_place():
+    "nbdev writes it from settings.ini into the package"
+    import diffnb
+    assert diffnb.__version__ == settings['version']
+    assert f"\n## {settings['version']}" in (root/'CHANGELOG.md').read_text(encoding='utf-8')
+    citation = (root/'CITATION.cff').read_text(encoding='utf-8')
+    assert f"\nversion: {settings['version']}\n" in citation
+
+
+def test_what_is_required_is_imported_and_what_is_imported_is_required():
+    trees = [ast.parse(f.read_text(encoding='utf-8')) for f in files.values()]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {a.name.split('.')[0] for node in nodes if isinstance(node, ast.Import)
+             for a in node.names}
+    names |= {node.module.split('.')[0] for node in nodes
+              if isinstance(node, ast.ImportFrom) and node.level == 0}
+    others = names - set(sys.stdlib_module_names) - {'diffnb'} - brought_along
+    assert others == {as_imported.get(name, name) for name in bounds}
+
+
+def test_the_lowest_versions_are_those_of_the_settings():
+    text = (root/'.ci'/'lowest.txt').read_text(encoding='utf-8')
+    pins = dict(line.split('==') for line in text.splitlines() if '==' in line)
+    assert set(pins) == set(bounds)
+    for name, bound in bounds.items():
+        low = bound.split('.')
+        pin = pins[name].split('.')
+        assert pin[:len(low)] == low and set(pin[len(low):]) <= {'0'}, (name, bound, pins[name])
+
+
+def test_the_named_pythons_begin_with_the_lowest():
+    assert settings['python_versions'].split()[0] == settings['min_python']
+
+
+def test_a_script_has_a_line_of_its_own():
+    "nbdev-migrate-config stops at several scripts in one line"
+    assert all(line.count('=') == 1 for line in settings['console_scripts'].splitlines())

@@ -1,11 +1,17 @@
-"Run in an environment that holds nothing but the built wheel: is everything in it, and nothing else?"
+"""Run in an environment that holds nothing but the built package: is everything in it, and
+nothing else? The package may have been installed from the wheel or from the source archive"""
+import re
 import sys
-from importlib.metadata import files
+from importlib.metadata import files, metadata
 from pathlib import Path
 
 import diffnb
 
 assert 'site-packages' in diffnb.__file__, diffnb.__file__
+assert Path(diffnb.__file__).with_name('py.typed').exists()
+said = metadata('diffnb')
+pictures = re.findall(r'!\[[^]]*\]\(([^)]+)\)', said.get('Description') or said.get_payload())
+assert pictures and all(p.startswith('https://') for p in pictures), pictures
 kept = sorted({Path(f).parts[0] for f in files('diffnb')} - {'..'})
 assert kept == ['diffnb', f'diffnb-{diffnb.__version__}.dist-info'], kept
 assert not {'matplotlib', 'sklearn', 'accelerate', 'torch'} & set(sys.modules), 'import diffnb must be light'
@@ -13,6 +19,7 @@ assert not {'matplotlib', 'sklearn', 'accelerate', 'torch'} & set(sys.modules), 
 import torch  # noqa: E402
 from diffnb.apps.checkpoints import load  # noqa: E402
 from diffnb.apps.datasets import load_data  # noqa: E402
+from diffnb.apps.runs import fit  # noqa: E402
 from diffnb.denoiser import Denoiser  # noqa: E402
 from diffnb.fld import FLD  # noqa: E402
 from diffnb.kit.pictures import show_images  # noqa: E402
@@ -25,6 +32,7 @@ images = load_data('digits').x.float()/127.5 - 1
 x = last(ddim(ideal(images), torch.randn(4, 1, 16, 16), path(cosine, 10))).x
 assert torch.cdist(x.flatten(1), images.flatten(1)).min(1).values.max() < 1
 assert last(ddim(Denoiser(UNet(1)), x, path(cosine, 2))).x.shape == x.shape
+assert fit(Denoiser(UNet(1)), images, steps=2, bs=8, seed=0).training is False
 assert show_images(x).size[0] > 0
 assert FLD('mnist-test').ref.stats.n == 10_000 and load('mnist').notes['parameters'] == 376_913
-print('the wheel works')
+print('the package works')

@@ -6,6 +6,7 @@
 __all__ = ['playground']
 
 # %% ../../nbs/apps/playground.ipynb #54584bfa
+import atexit
 import functools
 import html
 import threading
@@ -89,6 +90,15 @@ class _Errand(threading.Thread):
                 if self.halt.is_set(): break
         except Exception as e: self.error = e
         self.done(self)
+
+@atexit.register
+def _leave():
+    "Python ends: wait for the step under way, since PyTorch aborts where it is cut off in one"
+    for errand in threading.enumerate():
+        if not isinstance(errand, _Errand): continue
+        errand.done = lambda errand: None
+        errand.halt.set()
+        errand.join()
 
 # %% ../../nbs/apps/playground.ipynb #2d984065
 _handles = """

@@ -112,6 +112,8 @@ def _read_meta(fname, what):
         form, kind, version = int(meta['form']), meta['what'], meta['version']
     except (ValueError, *file_errors):
         raise ValueError(f'{fname}: its JSON is damaged: copy or download it again') from None
+    # Copies: the tensors are a view of the file, and Windows deletes no file that is in view
+    return {k: t.clone() for k, t in tensors.items()}, meta
     if form > _form:
         raise ValueError(f'{fname} was written by diffnb {version}, in form {form}; this is '
                          f'diffnb {diffnb.__version__}, which reads form {_form}: update it')
@@ -123,9 +125,11 @@ def _read_meta(fname, what):
 def read_file(fname, what):
     "Tensors and JSON of a file of ours, of the kind `what`"
     meta = _read_meta(fname, what)
-    try: return load_file(fname), meta
+    try: tensors = load_file(fname)
     except (SafetensorError, OSError, *file_errors) as e:
         raise ValueError(f'{fname} is damaged ({e}): copy or download it again') from None
+    # Copies: the tensors are a view of the file, and Windows deletes no file that is in view
+    return {k: t.clone() for k, t in tensors.items()}, meta
 
 # %% ../../nbs/kit/files.ipynb #a9341587
 def _unpick(o, tensors):

@@ -71,8 +71,8 @@ def show_images(
     pad:int=3,      # Screen pixels between images
 ):                  # A `PIL.Image`, which a notebook shows as it is
     "Images side by side in rows. Raises `ValueError` for a wrong shape or dtype, and for NaN"
-    n = whole('n', n or (64 if hasattr(x, 'names') else 1000), 1)
-    if hasattr(x, 'names'):
+    n = whole('n', n or (64 if hasattr(x, 'y') else 1000), 1)
+    if hasattr(x, 'y'):      # no tensor has a y; older ones have names
         labels = words_of(x, n) if labels is None else labels
         x = x.x
     if hasattr(labels, 'tolist'): labels = labels.tolist()
