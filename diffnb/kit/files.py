@@ -112,8 +112,6 @@ def _read_meta(fname, what):
         form, kind, version = int(meta['form']), meta['what'], meta['version']
     except (ValueError, *file_errors):
         raise ValueError(f'{fname}: its JSON is damaged: copy or download it again') from None
-    # Copies: the tensors are a view of the file, and Windows deletes no file that is in view
-    return {k: t.clone() for k, t in tensors.items()}, meta
     if form > _form:
         raise ValueError(f'{fname} was written by diffnb {version}, in form {form}; this is '
                          f'diffnb {diffnb.__version__}, which reads form {_form}: update it')
