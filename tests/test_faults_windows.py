@@ -33,30 +33,19 @@ def test_a_state_that_was_read_can_be_deleted(tmp_path):
     assert held['x'].shape == (300, 400) and not in_use(state)
 
 
-class Team:
-    "Two processes: at the place where they wait, the file must not be in use by this one"
-    def __init__(self, main, look):
-        self.is_main_process, self.look, self.waits = main, look, 0
-
-    def wait_for_everyone(self):
-        self.waits += 1
-        if self.waits == 2: self.look()
-
-
 @linux
-def test_the_other_processes_let_go_of_the_samples_before_the_first_deletes_them(tmp_path):
-    from diffnb.apps.cli import Gallery
-    file = tmp_path/'.samples.npy'
-    main = Gallery(tmp_path, (3, 1, 8, 8), None, [], Team(True, lambda: None))
-    main.close(True)
-    assert not file.exists() and not in_use(file)
-
-    def look(): assert not in_use(file)
-    Gallery(tmp_path, (3, 1, 8, 8), None, [], Team(True, lambda: None))
-    other = Gallery(tmp_path, (3, 1, 8, 8), None, [], Team(False, look))
-    assert in_use(file)
-    other.close(True)
-    assert other.team.waits == 2 and file.exists()
+def test_the_samples_are_let_go_of_before_they_are_deleted(tmp_path, monkeypatch):
+    from diffnb.apps.generation import Gallery
+    file, found, unlink = tmp_path/'.samples.npy', [], Path.unlink
+    def watched(self, *args, **kwargs):
+        if self == file: found.append(in_use(file))
+        return unlink(self, *args, **kwargs)
+    monkeypatch.setattr(Path, 'unlink', watched)
+    gallery = Gallery(tmp_path, (3, 8, 8, 1))
+    gallery.add(slice(0, 3), torch.zeros(3, 1, 8, 8))
+    assert file.exists() and not in_use(file)
+    gallery.close()
+    assert found == [False] and not file.exists()
 
 
 @pytest.mark.parametrize('seconds', [0, .5])

@@ -401,4 +401,5 @@ class Gallery:
                     with z.open('y.npy', 'w') as f:
                         np.lib.format.write_array(f, np.array(self.labels))
             os.replace(temp, self.folder/'samples.npz')
+        del rows                                      # Windows deletes no file in use
         self.file.unlink()
