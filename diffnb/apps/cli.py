@@ -140,7 +140,7 @@ def fit_settings(o, device):
     return how
 
 # %% ../../nbs/apps/cli.ipynb #60babe4d
-Network    = one_of('MLP', 'UNet', 'UNetFixed', 'ResidualUNet')
+Network    = one_of('MLP', 'UNet', 'UNetFixed', 'ResidualUNet', 'Transformer')
 Target     = one_of('x0', 'eps', 'v', 'flow')
 of_path    = ('cosine', 'linear_beta', 'quadratic_beta', 'constant_beta', 'cosine_beta', 'karras',
               'flow')

@@ -251,11 +251,10 @@ def _walks(model, parts, own, how, bar):
 # %% ../../nbs/apps/generation.ipynb #c06096ad
 @torch.no_grad()
 def _steps(steps, ticks):
-    "The steps of a batch, counted. Raises `ValueError` if the last is not finite"
+    "The steps of a batch, counted"
     for step in steps:
         next(ticks, None)
         yield step
-    check_finite_images(step.x)
 
 def _bar(total, progress):
     "A progress bar, or none"
@@ -291,9 +290,10 @@ def _how_many(cond, seeds):
     return 16
 
 def as_images(model, x, clip=True):
-    "From the model's coordinates to [-1, 1], on the CPU"
+    "From the model's coordinates to [-1, 1], on the CPU. Raises `ValueError` if it is not finite"
     model = unwrap_denoiser(model)
     x = (model.decode(x) if hasattr(model, 'decode') else x).float().cpu()
+    check_finite_images(x)
     return x.clamp(-1, 1) if clip else x
 
 # %% ../../nbs/apps/generation.ipynb #ea8bc8a9
