@@ -373,7 +373,7 @@ CALLS = {
         (0, lambda to: partial(last, trajectory(to(model()), range(4), clip=False, calls=3))),
     'trajectory, clipped':
         (0, lambda to: partial(last, trajectory(to(model()), range(4), calls=3))),
-    'generate': (2, lambda to: partial(generate, to(model(3)), 4, clip=False, seeds=0, calls=3,
+    'generate': (1, lambda to: partial(generate, to(model(3)), 4, clip=False, seeds=0, calls=3,
                                        progress=False)),
     # 01_data
     'to_float': (0, lambda to: partial(to_float, to(BYTES))),

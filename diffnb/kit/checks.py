@@ -234,7 +234,7 @@ def check_items(x, flip):
     if not math.isfinite(lo) or not math.isfinite(hi):
         raise ValueError('x holds NaN or infinity: find and replace them before training')
     if image and (lo < -10 or hi > 10):
-        raise ValueError(f'x goes from {lo:.4g} to {hi:.4g}: images are bytes, or near [-1, 1]')
+        raise ValueError(f'x goes from {lo:.4g} to {hi:.4g}: give uint8, or divide it into [-1, 1]')
     if image and len(x) > 3 and hi > lo: _warn_unless_signed(lo, hi)   # a few may all be bright
 
 def _warn_unless_signed(lo, hi):
