@@ -522,7 +522,8 @@ def check_named(trajectories):
 def check_bytes(x, what):
     "`x`, if it holds bytes: floats would silently give black pictures"
     if x.dtype == torch.uint8: return x
-    raise ValueError(f'{what} takes a uint8 tensor, not {x.dtype}: to_uint8 makes one of [-1, 1]')
+    raise ValueError(f'{what} takes a uint8 tensor, not {type(x).__name__} of {x.dtype}: '
+                     'to_uint8 makes one of [-1, 1]')
 
 def check_images(x):
     "Images that can be shown, `(N, C, H, W)`"
