@@ -26,11 +26,9 @@ from diffnb.apps.runs import fit
 from diffnb.few_steps import as_turner, turns
 from diffnb.fld import FLD, per_class, precision_recall
 from diffnb.guidance import given, guide, interval
-from diffnb.kit.files import load_state
 from diffnb.kit.pictures import show_images, to_float
 from diffnb.samplers import ddim, last
 from diffnb.schedules import path
-from diffnb.training import EMA
 
 runs = results.parent/'runs'/'turns'
 note = partial(common.note, 'turns')

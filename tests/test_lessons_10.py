@@ -88,7 +88,6 @@ def test_a_process_draws_no_more_blocks_than_it_needs(monkeypatch):
 
 def test_a_batch_of_one_block_draws_what_one_generator_draws():
     "Such runs give the digits that they gave before there were blocks"
-    from diffnb.kit.checks import stable_seed
     g = seeded(stable_seed(0, 5))
     u = torch.rand(128, generator=g, dtype=torch.float64)
     lost = torch.rand(128, generator=g) < .3

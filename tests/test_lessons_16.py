@@ -1,5 +1,4 @@
 "What the lesson on the transformer relies on and does not show"
-import json
 from pathlib import Path
 
 import pytest

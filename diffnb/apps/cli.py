@@ -386,6 +386,7 @@ def draw(o, model, n, cond, given, team):
     if len(shape) == 3:
         wide = row_length(model, o.mode, o.strip, o.calls, how['sampler'], o.spacing)
         shape = *shape[1:2], shape[2]*wide, shape[0]
+    team.wait_for_everyone()       # all have looked before the first one writes
     if main:
         sweep(folder, Gallery.written)
         write_json(folder/'sample.json', o.written(out=str(folder), overwrite=False))
