@@ -115,11 +115,16 @@ def test_damaged_state_in_a_run_folder(tmp_path, capsys):
 
 
 pair = '''
-import sys, torch
+import sys, time, torch
 from accelerate import PartialState
 from accelerate.utils import gather
+from diffnb.apps import cli
 from diffnb.apps.cli import Sample, Train
-folder = sys.argv[1]
+folder, manner = sys.argv[1], cli.manner
+def late(*args):                     # the second process comes when the first could have written
+    time.sleep(2*PartialState().process_index)
+    return manner(*args)
+cli.manner = late
 small = dict(steps=20, bs=32, net_args=dict(width=8, mults=[1, 2]), accumulate=2, tensorboard=False, progress=False)
 model = Train(out=f'{folder}/run', **small).run()
 flat = torch.cat([p.detach().flatten() for p in model.net.parameters()])
