@@ -120,11 +120,12 @@ from accelerate import PartialState
 from accelerate.utils import gather
 from diffnb.apps import cli
 from diffnb.apps.cli import Sample, Train
-folder, manner = sys.argv[1], cli.manner
-def late(*args):                     # the second process comes when the first could have written
+folder, folder_for = sys.argv[1], cli.folder_for
+def late(*args):                     # the second process looks when the first could have written
+    found = folder_for(*args)
     time.sleep(2*PartialState().process_index)
-    return manner(*args)
-cli.manner = late
+    return found
+cli.folder_for = late
 small = dict(steps=20, bs=32, net_args=dict(width=8, mults=[1, 2]), accumulate=2, tensorboard=False, progress=False)
 model = Train(out=f'{folder}/run', **small).run()
 flat = torch.cat([p.detach().flatten() for p in model.net.parameters()])
