@@ -5,6 +5,8 @@ comes. A training that was ended goes on where it stood. Needs MNIST in DIFFNB_D
     python benchmarks/mnist.py ablation 'base' 'Muon'  train and measure some (all without names)
     python benchmarks/mnist.py table 'main'
     python benchmarks/mnist.py samplers                the network of 'main', many samplers
+    python benchmarks/mnist.py seeds 'seed 1'          other training seeds of 'main', of 'conditional'
+    python benchmarks/mnist.py original                DenoisingDiffusion.jl's own recipe, to the letter
     python benchmarks/mnist.py guidance                the network of 'conditional', several scales
     python benchmarks/mnist.py ends                    real digits and noise
     python benchmarks/mnist.py ship                    write diffnb/mnist.safetensors and diffnb/mnist-labels.safetensors
@@ -12,6 +14,7 @@ comes. A training that was ended goes on where it stood. Needs MNIST in DIFFNB_D
 """
 import argparse
 import json
+import math
 import time
 from functools import partial
 
@@ -28,7 +31,7 @@ from diffnb.guidance import guide
 from diffnb.kit.files import load_state
 from diffnb.kit.pictures import show_images, to_float
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last
-from diffnb.schedules import cosine, karras, lognormal, path
+from diffnb.schedules import betas, cosine, cosine_beta, karras, lognormal, path, schedule
 from diffnb.apps.optim import Muon
 from diffnb.training import validate
 from diffnb.apps.families import families
@@ -66,7 +69,41 @@ table = {
     'L1':          dict(kind='l1', **long),
     'conditional': dict(net=labelled, label_dropout=.1, **long),
 }
+seeds = {                                                           # other training seeds
+    'seed 1':              dict(long, seed=1),
+    'seed 2':              dict(long, seed=2),
+    'conditional, seed 1': dict(table['conditional'], seed=1),
+}
+hundred = cosine_beta(T=100)
 
+
+@schedule
+def entries(t):
+    "The angles of the original's hundred steps and none between them"
+    return hundred((100*t).ceil().clamp(min=1)/100)
+
+
+def adam(weights, lr=None): return torch.optim.Adam(weights, 1e-3)
+
+
+def glorot(net):
+    "Begin as Flux does: uniform weights by fan in and fan out, biases zero"
+    for m in net.modules():
+        if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)):
+            torch.nn.init.xavier_uniform_(m.weight)
+            if m.bias is not None: torch.nn.init.zeros_(m.bias)
+        elif isinstance(m, torch.nn.Embedding): torch.nn.init.normal_(m.weight)
+
+
+as_theirs = dict(target='eps', schedule=entries, sample_schedule=hundred, epochs=15, bs=32,
+                 opt=adam, lr=None, ema=0., clip=math.inf, stratified=False, seed=2714,
+                 items=54_000, start=glorot)
+by_steps = dict(kind='timestep', schedule=hundred)
+original = {                                      # as published: cosine betas, T = 100, 15 passes
+    'no attention': dict(as_theirs, net={**seed_net, **by_steps}),
+    'attention':    dict(as_theirs, net={**attentive, **by_steps}),
+    'conditional':  dict(as_theirs, net={**labelled, **by_steps}, label_dropout=.2),
+}
 
 note = partial(common.note, 'mnist')
 
@@ -76,12 +113,17 @@ def trained(section, name, setting):
     folder = runs/section/name.replace(' ', '_')
     o = {**base, **setting}
     data, test = load_data('mnist'), load_data('mnist', 'test', n=2000)
+    items, begin = o.pop('items', None), o.pop('start', None)
+    if items:                                   # the original holds a tenth out
+        kept = torch.randperm(len(data.x), generator=torch.Generator().manual_seed(2714))[:items]
+        data = data._replace(x=data.x[kept], y=data.y[kept])
     net, target, schedule, sample = (o.pop(k) for k in ('net', 'target', 'schedule', 'sample_schedule'))
     if 'classes' not in net: data = data._replace(y=None)
     done = folder/'done.json'
     if done.exists(): return load(folder), json.loads(done.read_text())
     torch.manual_seed(o['seed'])
     model, start = Denoiser(UNet(1, **net), target, schedule, sample), time.time()
+    if begin: begin(model.net)
     parameters = sum(p.numel() for p in model.net.parameters())
     begun = (folder/'log.csv').exists() and any(folder.glob('state-*'))
     model = fit(model, data, folder=folder, resume=begun, every=dict(save=1000), keep=1, **o)
@@ -156,6 +198,67 @@ plan = {                                                                        
 }
 
 
+def seeded_rows(name):
+    "One training seed: fewer calls, and several draws of digits at 20"
+    model, cost = trained('seeds', name, seeds[name])
+    rows_of(name, model, **cost)
+
+
+def rows_of(name, model, n=10_000, **about_it):
+    "The rows of one network: 5, 10 and 20 calls; other digits at 20"
+    labels = torch.arange(n) % 10 if unwrap(model.net).cfg.get('classes') else None
+    for calls, seed in (20, 0), (10, 0), (5, 0), (20, 10**6), (20, 2*10**6):
+        x, seconds = draw(model, samplers['dpmpp eta 1'], calls, n, seed=seed, labels=labels)
+        row = dict(**about_it, **measured(x, labels), sampler='dpmpp eta 1', calls=calls,
+                   sampling_seed=seed, sampling_seconds=round(seconds))
+        note('seeds', f'{name}, {calls} calls, digits {seed//10**6}', row)
+
+
+@torch.no_grad()
+def original_steps(model, x, times, ddim, labels=None, w=1.):
+    """The original's two loops, in its own formulas: DDPM with the small variance from the clipped
+    x0; DDIM with eta = 1, whose eps is not computed anew from the clipped x0, and which ends at t = 1
+    with its noise withheld"""
+    beta = torch.cat([torch.zeros(1).double(), betas(hundred)])
+    abar = (1 - beta).cumprod(0)
+    denoise = model if labels is None else guide(model, labels, w)
+    pairs = zip(times[:-1], times[1:]) if ddim else ((t, t - 1) for t in times)
+    for t, nxt in pairs:
+        a, b = abar[t].item(), abar[nxt].item()
+        eps = denoise(x, math.acos(a**.5)).eps
+        x0 = ((x - (1 - a)**.5*eps)/a**.5).clamp(-1, 1)
+        if ddim:
+            std = ((1 - a/b)*(1 - b)/(1 - a))**.5
+            x = b**.5*x0 + max(1 - b - std**2, 0.)**.5*eps
+            if nxt > 1: x = x + std*torch.randn_like(x)
+        else:
+            now = beta[t].item()
+            x = (now*b**.5*x0 + (1 - b)*(1 - now)**.5*x)/(1 - a)
+            if t > 1: x = x + (now*(1 - b)/(1 - a))**.5*torch.randn_like(x)
+    return x
+
+
+def original_rows(name, n=10_000, batch=50):
+    "The original's recipe, judged by ours"
+    model, cost = trained('original', name, original[name])
+    model.clip = False
+    conditional = name == 'conditional'
+    labels = torch.arange(n) % 10 if conditional else None
+    plans = {'DDIM, 20 calls': [*range(100, 0, -5), 1], 'DDPM, 100 calls': [*range(100, 0, -1)]}
+    for plan_name, times in plans.items():
+        out, start = [], time.time()
+        for i in range(0, n, batch):
+            torch.manual_seed(i)
+            which = None if labels is None else labels[i:i + batch]
+            out.append(original_steps(model, torch.randn(batch, 1, 28, 28), times,
+                                      plan_name.startswith('DDIM'), which, 2. if conditional else 1.))
+        x = torch.cat(out).clamp(-1, 1)
+        row = {**cost, **measured(x, labels), 'sampling_seconds': round(time.time() - start),
+               'sampling_seed': 0, **({'w': 2.} if conditional else {})}
+        note('original', f'{name}, {plan_name}', row)
+        picture('original', f'{name}-{plan_name}', x)
+
+
 def ends():
     "What the scale means: real digits, and noise"
     some = torch.randperm(60_000, generator=torch.Generator().manual_seed(0))[:10_000]
@@ -183,17 +286,23 @@ def ship():
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('verb', choices=['list', 'ablation', 'table', 'samplers', 'guidance', 'ends', 'ship', 'shipped'])
+    p.add_argument('verb', choices=['list', 'ablation', 'table', 'samplers', 'seeds', 'original', 'guidance', 'ends', 'ship', 'shipped'])
     p.add_argument('names', nargs='*')
     p.add_argument('--threads', type=int, default=1)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    if a.verb == 'list': print('\n'.join(f'{verb} {k!r}' for verb, those in dict(ablation=ablation, table=table, samplers=plan).items() for k in those))
+    if a.verb == 'list': print('\n'.join(f'{verb} {k!r}' for verb, those in dict(ablation=ablation, table=table, samplers=plan, seeds=seeds, original=original).items() for k in those))
     elif a.verb in ('ablation', 'table'):
         for name in a.names or (ablation if a.verb == 'ablation' else table): run(a.verb, name)
     elif a.verb == 'samplers':
         model, cost = trained('table', 'main', table['main'])
         for name in a.names or plan: heap('samplers', name, model, *plan[name])
+    elif a.verb == 'seeds':
+        for name in a.names or seeds:
+            if name == 'shipped': rows_of('shipped', load('mnist'), seed=0)
+            else: seeded_rows(name)
+    elif a.verb == 'original':
+        for name in a.names or original: original_rows(name)
     elif a.verb == 'guidance':
         model, cost = trained('table', 'conditional', table['conditional'])
         for w in map(float, a.names or (0, 1, 1.5, 2, 3)): heap('guidance', f'{w:g}', model, 'dpmpp eta 1', w=w, **cost)
