@@ -181,6 +181,7 @@ class Turner(Denoiser):
     @property
     def cfg(self): return {**super().cfg, 'every': self.every, 'levels': self.levels}
 
+# %% ../nbs/14_few_steps.ipynb #57e2e423
 def some_turns(
     phi:Tensor,  # Angles in radians, `(B,)`
     some:slice,  # Which items turn

@@ -94,6 +94,7 @@ def label_dropout(
     lost = torch.rand(len(y), generator=generator, device=device) < p
     return without(y, lost)
 
+# %% ../nbs/10_training.ipynb #372dca9a
 def without(y, lost):
     "Labels, -1 where they are lost"
     y = check_droppable(y).long()                                  # bytes have no -1
@@ -185,6 +186,7 @@ def labels_for(model, y):
     ours = classes is not None or type(net).__module__.startswith('diffnb.')
     return None if ours and not classes else y
 
+# %% ../nbs/10_training.ipynb #33eeee3f
 def next_batch(batches, i, model, accumulate):
     "(x0, y) of step i, where the model is, asked for without waiting"
     x0, y = split_batch(next(batches, None), i, model.shape, accumulate)
@@ -193,7 +195,6 @@ def next_batch(batches, i, model, accumulate):
     kind = model.mean.dtype if x0.dtype == torch.float64 else x0.dtype    # no float64 on some
     x0 = x0.to(kind).to(device, non_blocking=True)
     return x0, None if y is None else y.to(device, non_blocking=True)
-
 
 class Log:
     "What a step tells. On a GPU the numbers stay there until they are asked for"
@@ -319,6 +320,7 @@ def curves(history):
     items = torch.cat([log.items for log in latest]), torch.cat([log.phi for log in latest])
     return [log.step for log in history], [log.loss for log in history], [], items
 
+# %% ../nbs/10_training.ipynb #39e486c1
 def show_losses(
     history,      # What `fit` leaves at the model as `.history`, or a list of `Log`s
     floor=None,   # Losses and angles of something to compare with, such as the oracle

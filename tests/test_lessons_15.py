@@ -136,5 +136,10 @@ def test_the_text_says_what_was_measured():
     rows = json.loads((root/'results'/'likelihood.json').read_text())
     text = (root/'nbs'/'15_likelihood.ipynb').read_text()
     for name, row in rows['rows'].items():
-        assert f'| {row["bits"]:.2f} |' in text, name
+        error = f'{max(row["se"], .01):.2f}'.lstrip('0')
+        assert f'| {row["bits"]:.2f} | ± {error} |' in text, name
+    few, more = (rows['steps'][n]['bits'] for n in ('16', '32'))
+    assert f'{few:.2f} where 32 steps give {more:.2f}' in text
+    ends = rows['extremes']['digits']
+    assert f'take {ends["least"][0]:.1f} bits, and the most probable {ends["most"][0]:.1f}' in text
     assert f'{rows["bound"]["digits"]["bits"]:.2f}' in text

@@ -500,6 +500,7 @@ def warn_of_colours(x):
                       'distance says little about photographs. Write PNG files with diffnb sample '
                       '--save png, and measure FID or KID with torch-fidelity')
 
+# %% ../../nbs/apps/cli.ipynb #5cee2f6c
 def besides(o, x):
     "What else was asked for: numbers for the file, lines for the reader"
     from diffnb.fld import kid, nearest, per_class, precision_recall

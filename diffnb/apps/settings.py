@@ -136,13 +136,18 @@ def longest(value):
     "A number above 0; or None, by the word none"
     return None if value in (None, 'none') else reader(float, lambda x: x > 0)(value)
 
+# %% ../../nbs/apps/settings.ipynb #54e15e30
 Pairs    = kind('name=value, such as width=32 mults=[1,2,4]', 'NAME=VALUE', pairs, many=True)
+
 Labels   = kind("'all', 'none', or labels: whole numbers from 0 on (-1 is no label), or names",
                 'LABEL', labels, many=True)
+
 Span     = kind('two angles from 0 to 90 degrees, the smaller first, such as 20 60', 'DEG', span,
                 many=True)
+
 Interval = kind("a whole number of steps, 0 or more, or epochs such as '2 epochs'", 'N',
                 steps_or_epochs)
+
 Longest  = kind('a number above 0, or none', 'X', longest)
 
 # %% ../../nbs/apps/settings.ipynb #6c6a63db
