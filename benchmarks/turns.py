@@ -9,6 +9,8 @@ A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA.
     python benchmarks/turns.py ship unlabelled        write diffnb/mnist-turns.safetensors
     python benchmarks/turns.py shipped                measure that from its file
     python benchmarks/turns.py table                  the table of the lesson
+    python benchmarks/turns.py try                    600 steps of each variant of the recipe
+    python benchmarks/turns.py tries                  the table of that
 """
 import argparse
 import time
@@ -19,15 +21,17 @@ import torch
 
 import common
 from common import results
+from diffnb import few_steps
+from diffnb.angle import rates
 from diffnb.apps.checkpoints import load, save
 from diffnb.apps.datasets import load_data
 from diffnb.apps.optim import Muon
 from diffnb.apps.runs import fit
-from diffnb.few_steps import as_turner, turns
+from diffnb.few_steps import Turner, as_turner, turns
 from diffnb.fld import FLD, per_class, precision_recall
 from diffnb.guidance import given, guide, interval
 from diffnb.kit.pictures import show_images, to_float
-from diffnb.samplers import ddim, last
+from diffnb.samplers import ddim, dpmpp, last
 from diffnb.schedules import path
 
 runs = results.parent/'runs'/'turns'
@@ -41,6 +45,18 @@ plan = {                       # name: settings of a run; `begin` is a shipped m
     'guided': dict(base, begin='labelled', steps=3000, guided=3.),
 }
 
+short = dict(base, steps=600, warmup=50)
+tries = {                      # what changes the recipe, one thing at a time
+    'half of the batch turns': {},
+    'a quarter turns': dict(every=4),
+    'turns from 22.5 degrees on': dict(levels=3),
+    'turns from 2.8 degrees on': dict(levels=6),
+    'doubled from the raw weights': dict(own=True),
+    'v from the trained teacher': dict(source='mnist'),
+    'the whole turn five times as often': dict(far=5),
+    'the paths of the teacher, stored': dict(paths=10_000),
+}
+
 
 def beginning(name):
     "The model that a run begins with"
@@ -52,6 +68,86 @@ def guided(teacher, w):
     "The directions of a guided model, w between 20 and 60 degrees, as a denoiser with labels"
     scale = interval(w, torch.pi/9, torch.pi/3)
     return lambda x, phi, y: guide(teacher, y, scale)(x, phi)
+
+
+class Variant(Turner):
+    "What `tries` changes"
+    own, table = False, None
+
+    def follow(self, average): super().follow(None if self.own else average)
+
+    def loss(self, x0, *args, **kw):
+        if self.table is None or not self.training: return super().loss(x0, *args, **kw)
+        x, phi, turn, goal = told(self.table, len(x0))
+        return (self.predict(x, phi, None, turn) - goal).square().flatten(1).mean(1)
+
+
+@torch.no_grad()
+def paths_of(teacher, n, calls=16, batch=100):
+    "The stops of n paths of the teacher, `(n, calls+1, 1, 28, 28)` in half precision; their angles"
+    angles, out = path(teacher.schedule, calls), []
+    for first in range(0, n, batch):
+        g = torch.Generator().manual_seed(10**6 + first)
+        x = torch.randn(batch, 1, 28, 28, generator=g)
+        stops = [s.x.half() for s in dpmpp(teacher, x, angles)]
+        out.append(torch.stack(stops, 1))
+    return torch.cat(out), angles
+
+
+def told(table, n):
+    "n turns between two stops of stored paths: mixtures, angles, turns, and where to go"
+    stops, angles = table
+    last_stop = len(angles) - 1
+    item = torch.randint(len(stops), (n,))
+    begin = (torch.rand(n).square()*last_stop).long()              # more often near the noise
+    end = begin + 1 + (torch.rand(n)*(last_stop - begin)).long()
+    x, y = stops[item, begin].float(), stops[item, end].float()
+    phi, turn = angles[begin].float(), (angles[begin] - angles[end]).float()
+    a, s = rates(turn, x)
+    return x, phi, turn, (a*x - y)/s
+
+
+def more_of_the_whole(far):
+    "`some_turns`, with the longest turn `far` times as often as each shorter one"
+    def draw(phi, some, top, levels):
+        chance = torch.tensor([far] + [1.]*(levels - 1))
+        k = torch.multinomial(chance, len(phi[some]), replacement=True).to(phi)
+        moved, turn = phi.clone(), torch.zeros_like(phi)
+        turn[some] = top*.5**k
+        moved[some] = turn[some] + (top - turn[some])*phi[some].clamp(max=top)/top
+        return moved, turn
+    return draw
+
+
+def attempt(name, n):
+    "Train one variant for a short while, and measure it"
+    o, usual = short | tries[name], few_steps.some_turns
+    said = {k: getattr(v, '__name__', v) for k, v in o.items()}
+    begin, teacher, far = o.pop('begin'), o.pop('source', None), o.pop('far', None)
+    plain = as_turner(load(begin), every=o.pop('every'), levels=o.pop('levels'))
+    model = Variant(plain.net, every=plain.every, levels=plain.levels, schedule=plain.schedule,
+                    shape=plain.shape)
+    model.own = o.pop('own', False)
+    if teacher: model.learn_from(load(teacher))
+    if 'paths' in o: model.table = paths_of(load(begin), o.pop('paths'))
+    if far: few_steps.some_turns = more_of_the_whole(far)
+    torch.manual_seed(o['seed'])
+    model = fit(model, load_data('mnist')._replace(y=None), every=dict(valid=0), **o)
+    few_steps.some_turns = usual
+    for k in (1, 2, 4):
+        x, _ = draw(model, k, n)
+        note('tries', f'{name}, {k}', dict(measured(x), calls=k, recipe=said))
+
+
+def table_of_tries(record):
+    "What the variants came to"
+    lines = ['| what changes | FLD%, 1 call | 2 calls | 4 calls |', '|---|---|---|---|']
+    for name in tries:
+        rows = [record.get('tries', {}).get(f'{name}, {k}') for k in (1, 2, 4)]
+        if None in rows: continue
+        said = [f'{r["percent"]:.2f} ± {r["percent_se"]:.2f}' for r in rows]
+        lines.append(f'| {name} | {" | ".join(said)} |')
+    return '\n'.join(lines)
 
 
 def model_of(o, name):
@@ -167,7 +263,8 @@ def ship(name):
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('verb', choices=['list', 'train', 'measure', 'before', 'ship', 'shipped', 'table'])
+    p.add_argument('verb', choices=['list', 'train', 'measure', 'before', 'ship', 'shipped', 'table',
+                                     'try', 'tries'])
     p.add_argument('names', nargs='*')
     p.add_argument('-n', type=int, default=10_000, help='digits to measure')
     p.add_argument('--eta', type=float, nargs='*', default=[0.])
@@ -177,6 +274,9 @@ def main():
     warnings.filterwarnings('ignore', message='only .* images')
     if a.verb == 'list': print('\n'.join(f'{k}: {v}' for k, v in plan.items()))
     elif a.verb == 'table': print(table(common.noted('turns')))
+    elif a.verb == 'tries': print(table_of_tries(common.noted('turns')))
+    elif a.verb == 'try':
+        for name in a.names or tries: attempt(name, min(a.n, 2000))
     elif a.verb == 'before': before(a.names, a.n, a.calls)
     elif a.verb == 'shipped':
         for k in a.calls: heap('shipped', f'mnist-turns, {k}', load('mnist-turns'), k, a.n)
