@@ -18,20 +18,20 @@ import warnings
 from functools import partial
 
 import torch
+from safetensors.torch import load_file, save_file
 
 import common
 from common import results
 from diffnb import few_steps
-from diffnb.angle import rates
 from diffnb.apps.checkpoints import load, save
 from diffnb.apps.datasets import load_data
 from diffnb.apps.optim import Muon
 from diffnb.apps.runs import fit
-from diffnb.few_steps import Turner, as_turner, turns
+from diffnb.few_steps import Paths, Turner, as_turner, paths_of, turns
 from diffnb.fld import FLD, per_class, precision_recall
 from diffnb.guidance import given, guide, interval
 from diffnb.kit.pictures import show_images, to_float
-from diffnb.samplers import ddim, dpmpp, last
+from diffnb.samplers import ddim, last
 from diffnb.schedules import path
 
 runs = results.parent/'runs'/'turns'
@@ -40,9 +40,9 @@ calls = 1, 2, 4, 8
 base = dict(begin='mnist', every=2, levels=5, bs=64, lr=1.5e-3, lr_end=0., ema=.995, seed=0, opt=Muon,
             warmup=100)
 plan = {                       # name: settings of a run; `begin` is a shipped model or another run
-    'unlabelled': dict(base, steps=6000),
-    'labelled': dict(base, begin='mnist-labels', steps=6000, label_dropout=.1),
-    'guided': dict(base, begin='labelled', steps=3000, guided=3.),
+    'unlabelled': dict(base, steps=6000),                      # doubles its own turns
+    'told': dict(base, steps=12_000, paths=20_000),            # learns the turns of its teacher
+    'guided': dict(base, begin='mnist-labels', steps=6000, paths=10_000, w=3.),
 }
 
 short = dict(base, steps=600, warmup=50)
@@ -55,6 +55,8 @@ tries = {                      # what changes the recipe, one thing at a time
     'v from the trained teacher': dict(source='mnist'),
     'the whole turn five times as often': dict(far=5),
     'the paths of the teacher, stored': dict(paths=10_000),
+    'turns begin at the stops of equal turns': dict(at_stops=True),
+    'at the stops, v from the teacher': dict(at_stops=True, source='mnist'),
 }
 
 
@@ -64,73 +66,67 @@ def beginning(name):
     return load(runs/name)
 
 
-def guided(teacher, w):
-    "The directions of a guided model, w between 20 and 60 degrees, as a denoiser with labels"
-    scale = interval(w, torch.pi/9, torch.pi/3)
-    return lambda x, phi, y: guide(teacher, y, scale)(x, phi)
-
-
 class Variant(Turner):
-    "What `tries` changes"
-    own, table = False, None
+    "Doubles its own raw weights, where it is told so"
+    own = False
 
     def follow(self, average): super().follow(None if self.own else average)
 
-    def loss(self, x0, *args, **kw):
-        if self.table is None or not self.training: return super().loss(x0, *args, **kw)
-        x, phi, turn, goal = told(self.table, len(x0))
-        return (self.predict(x, phi, None, turn) - goal).square().flatten(1).mean(1)
 
-
-@torch.no_grad()
-def paths_of(teacher, n, calls=16, batch=100):
-    "The stops of n paths of the teacher, `(n, calls+1, 1, 28, 28)` in half precision; their angles"
-    angles, out = path(teacher.schedule, calls), []
-    for first in range(0, n, batch):
+def noises(n):
+    "The noise of n digits, which no measurement uses"
+    def hundred(first):
         g = torch.Generator().manual_seed(10**6 + first)
-        x = torch.randn(batch, 1, 28, 28, generator=g)
-        stops = [s.x.half() for s in dpmpp(teacher, x, angles)]
-        out.append(torch.stack(stops, 1))
-    return torch.cat(out), angles
+        return torch.randn(100, 1, 28, 28, generator=g)
+    return torch.cat([hundred(first) for first in range(0, n, 100)])[:n]
 
 
-def told(table, n):
-    "n turns between two stops of stored paths: mixtures, angles, turns, and where to go"
-    stops, angles = table
-    last_stop = len(angles) - 1
-    item = torch.randint(len(stops), (n,))
-    begin = (torch.rand(n).square()*last_stop).long()              # more often near the noise
-    end = begin + 1 + (torch.rand(n)*(last_stop - begin)).long()
-    x, y = stops[item, begin].float(), stops[item, end].float()
-    phi, turn = angles[begin].float(), (angles[begin] - angles[end]).float()
-    a, s = rates(turn, x)
-    return x, phi, turn, (a*x - y)/s
+def paths_for(n, w=None):
+    "n paths of the shipped network in 16 turns; with a scale, guided, of labels in turn"
+    teacher = load('mnist' if w is None else 'mnist-labels')
+    angles = path(teacher.schedule, 16)
+    if w is None: return paths_of(teacher, noises(n), angles)
+    scale, y = interval(w, torch.pi/9, torch.pi/3), torch.arange(n) % 10
+    return paths_of(lambda y: guide(teacher, y, scale), noises(n), angles, y)
 
 
-def more_of_the_whole(far):
-    "`some_turns`, with the longest turn `far` times as often as each shorter one"
-    def draw(phi, some, top, levels):
-        chance = torch.tensor([far] + [1.]*(levels - 1))
-        k = torch.multinomial(chance, len(phi[some]), replacement=True).to(phi)
-        moved, turn = phi.clone(), torch.zeros_like(phi)
-        turn[some] = top*.5**k
-        moved[some] = turn[some] + (top - turn[some])*phi[some].clamp(max=top)/top
-        return moved, turn
-    return draw
+def kept_paths(fname, *how):
+    "The same, from a file that is written once"
+    if not fname.exists():
+        paths = paths_for(*how)
+        fname.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v for k, v in paths._asdict().items() if v is not None}, fname)
+    return Paths(**load_file(fname))
+
+
+def some_turns(phi, some, top, levels, far=1, at_stops=False):
+    """`few_steps.some_turns`, with the longest turn `far` times as often as each shorter one, or
+    from the stops of a walk in equal turns, give or take two degrees, rather than from anywhere"""
+    chance = torch.tensor([float(far)] + [1.]*(levels - 1))
+    k = torch.multinomial(chance, len(phi[some]), replacement=True).to(phi)
+    moved, turn = phi.clone(), torch.zeros_like(phi)
+    turn[some] = top*.5**k
+    moved[some] = turn[some] + (top - turn[some])*phi[some].clamp(max=top)/top
+    if at_stops:
+        stop = (torch.rand_like(k)*2**k).floor() + 1
+        near = turn[some]*stop + (torch.rand_like(k) - .5)*.07
+        moved[some] = near.clamp(min=turn[some], max=torch.tensor(top))
+    return moved, turn
 
 
 def attempt(name, n):
     "Train one variant for a short while, and measure it"
     o, usual = short | tries[name], few_steps.some_turns
     said = {k: getattr(v, '__name__', v) for k, v in o.items()}
-    begin, teacher, far = o.pop('begin'), o.pop('source', None), o.pop('far', None)
+    begin, teacher = o.pop('begin'), o.pop('source', None)
+    where = {k: o.pop(k) for k in ('far', 'at_stops') if k in o}
     plain = as_turner(load(begin), every=o.pop('every'), levels=o.pop('levels'))
     model = Variant(plain.net, every=plain.every, levels=plain.levels, schedule=plain.schedule,
                     shape=plain.shape)
     model.own = o.pop('own', False)
     if teacher: model.learn_from(load(teacher))
-    if 'paths' in o: model.table = paths_of(load(begin), o.pop('paths'))
-    if far: few_steps.some_turns = more_of_the_whole(far)
+    if 'paths' in o: model.learn_paths(paths_for(o.pop('paths')))
+    if where: few_steps.some_turns = partial(some_turns, **where)
     torch.manual_seed(o['seed'])
     model = fit(model, load_data('mnist')._replace(y=None), every=dict(valid=0), **o)
     few_steps.some_turns = usual
@@ -161,7 +157,8 @@ def train(name):
     "Train, or go on"
     o, folder = dict(plan[name]), runs/name
     model = model_of(o, name)
-    if 'guided' in o: model.learn_from(guided(load('mnist-labels'), o.pop('guided')))
+    if 'paths' in o:
+        model.learn_paths(kept_paths(runs/f'paths-{name}.safetensors', o.pop('paths'), o.pop('w', None)))
     data = load_data('mnist')
     if not model.classes: data = data._replace(y=None)
     for key in ('begin', 'every', 'levels'): o.pop(key)
