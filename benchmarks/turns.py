@@ -9,6 +9,8 @@ A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA.
     python benchmarks/turns.py ship unlabelled        write diffnb/mnist-turns.safetensors
     python benchmarks/turns.py shipped                measure that from its file
     python benchmarks/turns.py table                  the table of the lesson
+    python benchmarks/turns.py try                    600 steps of each variant of the recipe
+    python benchmarks/turns.py tries                  the table of that
 """
 import argparse
 import time
@@ -16,14 +18,16 @@ import warnings
 from functools import partial
 
 import torch
+from safetensors.torch import load_file, save_file
 
 import common
 from common import results
+from diffnb import few_steps
 from diffnb.apps.checkpoints import load, save
 from diffnb.apps.datasets import load_data
 from diffnb.apps.optim import Muon
 from diffnb.apps.runs import fit
-from diffnb.few_steps import as_turner, turns
+from diffnb.few_steps import Paths, Turner, as_turner, paths_of, turns
 from diffnb.fld import FLD, per_class, precision_recall
 from diffnb.guidance import given, guide, interval
 from diffnb.kit.pictures import show_images, to_float
@@ -36,9 +40,23 @@ calls = 1, 2, 4, 8
 base = dict(begin='mnist', every=2, levels=5, bs=64, lr=1.5e-3, lr_end=0., ema=.995, seed=0, opt=Muon,
             warmup=100)
 plan = {                       # name: settings of a run; `begin` is a shipped model or another run
-    'unlabelled': dict(base, steps=6000),
-    'labelled': dict(base, begin='mnist-labels', steps=6000, label_dropout=.1),
-    'guided': dict(base, begin='labelled', steps=3000, guided=3.),
+    'unlabelled': dict(base, steps=6000),                      # doubles its own turns
+    'told': dict(base, steps=12_000, paths=20_000),            # learns the turns of its teacher
+    'guided': dict(base, begin='mnist-labels', steps=6000, paths=10_000, w=3.),
+}
+
+short = dict(base, steps=600, warmup=50)
+tries = {                      # what changes the recipe, one thing at a time
+    'half of the batch turns': {},
+    'a quarter turns': dict(every=4),
+    'turns from 22.5 degrees on': dict(levels=3),
+    'turns from 2.8 degrees on': dict(levels=6),
+    'doubled from the raw weights': dict(own=True),
+    'v from the trained teacher': dict(source='mnist'),
+    'the whole turn five times as often': dict(far=5),
+    'the paths of the teacher, stored': dict(paths=10_000),
+    'turns begin at the stops of equal turns': dict(at_stops=True),
+    'at the stops, v from the teacher': dict(at_stops=True, source='mnist'),
 }
 
 
@@ -48,10 +66,84 @@ def beginning(name):
     return load(runs/name)
 
 
-def guided(teacher, w):
-    "The directions of a guided model, w between 20 and 60 degrees, as a denoiser with labels"
-    scale = interval(w, torch.pi/9, torch.pi/3)
-    return lambda x, phi, y: guide(teacher, y, scale)(x, phi)
+class Variant(Turner):
+    "Doubles its own raw weights, where it is told so"
+    own = False
+
+    def follow(self, average): super().follow(None if self.own else average)
+
+
+def noises(n):
+    "The noise of n digits, which no measurement uses"
+    def hundred(first):
+        g = torch.Generator().manual_seed(10**6 + first)
+        return torch.randn(100, 1, 28, 28, generator=g)
+    return torch.cat([hundred(first) for first in range(0, n, 100)])[:n]
+
+
+def paths_for(n, w=None):
+    "n paths of the shipped network in 16 turns; with a scale, guided, of labels in turn"
+    teacher = load('mnist' if w is None else 'mnist-labels')
+    angles = path(teacher.schedule, 16)
+    if w is None: return paths_of(teacher, noises(n), angles)
+    scale, y = interval(w, torch.pi/9, torch.pi/3), torch.arange(n) % 10
+    return paths_of(lambda y: guide(teacher, y, scale), noises(n), angles, y)
+
+
+def kept_paths(fname, *how):
+    "The same, from a file that is written once"
+    if not fname.exists():
+        paths = paths_for(*how)
+        fname.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v for k, v in paths._asdict().items() if v is not None}, fname)
+    return Paths(**load_file(fname))
+
+
+def some_turns(phi, some, top, levels, far=1, at_stops=False):
+    """`few_steps.some_turns`, with the longest turn `far` times as often as each shorter one, or
+    from the stops of a walk in equal turns, give or take two degrees, rather than from anywhere"""
+    chance = torch.tensor([float(far)] + [1.]*(levels - 1))
+    k = torch.multinomial(chance, len(phi[some]), replacement=True).to(phi)
+    moved, turn = phi.clone(), torch.zeros_like(phi)
+    turn[some] = top*.5**k
+    moved[some] = turn[some] + (top - turn[some])*phi[some].clamp(max=top)/top
+    if at_stops:
+        stop = (torch.rand_like(k)*2**k).floor() + 1
+        near = turn[some]*stop + (torch.rand_like(k) - .5)*.07
+        moved[some] = near.clamp(min=turn[some], max=torch.tensor(top))
+    return moved, turn
+
+
+def attempt(name, n):
+    "Train one variant for a short while, and measure it"
+    o, usual = short | tries[name], few_steps.some_turns
+    said = {k: getattr(v, '__name__', v) for k, v in o.items()}
+    begin, teacher = o.pop('begin'), o.pop('source', None)
+    where = {k: o.pop(k) for k in ('far', 'at_stops') if k in o}
+    plain = as_turner(load(begin), every=o.pop('every'), levels=o.pop('levels'))
+    model = Variant(plain.net, every=plain.every, levels=plain.levels, schedule=plain.schedule,
+                    shape=plain.shape)
+    model.own = o.pop('own', False)
+    if teacher: model.learn_from(load(teacher))
+    if 'paths' in o: model.learn_paths(paths_for(o.pop('paths')))
+    if where: few_steps.some_turns = partial(some_turns, **where)
+    torch.manual_seed(o['seed'])
+    model = fit(model, load_data('mnist')._replace(y=None), every=dict(valid=0), **o)
+    few_steps.some_turns = usual
+    for k in (1, 2, 4):
+        x, _ = draw(model, k, n)
+        note('tries', f'{name}, {k}', dict(measured(x), calls=k, recipe=said))
+
+
+def table_of_tries(record):
+    "What the variants came to"
+    lines = ['| what changes | FLD%, 1 call | 2 calls | 4 calls |', '|---|---|---|---|']
+    for name in tries:
+        rows = [record.get('tries', {}).get(f'{name}, {k}') for k in (1, 2, 4)]
+        if None in rows: continue
+        said = [f'{r["percent"]:.2f} ± {r["percent_se"]:.2f}' for r in rows]
+        lines.append(f'| {name} | {" | ".join(said)} |')
+    return '\n'.join(lines)
 
 
 def model_of(o, name):
@@ -65,7 +157,8 @@ def train(name):
     "Train, or go on"
     o, folder = dict(plan[name]), runs/name
     model = model_of(o, name)
-    if 'guided' in o: model.learn_from(guided(load('mnist-labels'), o.pop('guided')))
+    if 'paths' in o:
+        model.learn_paths(kept_paths(runs/f'paths-{name}.safetensors', o.pop('paths'), o.pop('w', None)))
     data = load_data('mnist')
     if not model.classes: data = data._replace(y=None)
     for key in ('begin', 'every', 'levels'): o.pop(key)
@@ -167,7 +260,8 @@ def ship(name):
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('verb', choices=['list', 'train', 'measure', 'before', 'ship', 'shipped', 'table'])
+    p.add_argument('verb', choices=['list', 'train', 'measure', 'before', 'ship', 'shipped', 'table',
+                                     'try', 'tries'])
     p.add_argument('names', nargs='*')
     p.add_argument('-n', type=int, default=10_000, help='digits to measure')
     p.add_argument('--eta', type=float, nargs='*', default=[0.])
@@ -177,6 +271,9 @@ def main():
     warnings.filterwarnings('ignore', message='only .* images')
     if a.verb == 'list': print('\n'.join(f'{k}: {v}' for k, v in plan.items()))
     elif a.verb == 'table': print(table(common.noted('turns')))
+    elif a.verb == 'tries': print(table_of_tries(common.noted('turns')))
+    elif a.verb == 'try':
+        for name in a.names or tries: attempt(name, min(a.n, 2000))
     elif a.verb == 'before': before(a.names, a.n, a.calls)
     elif a.verb == 'shipped':
         for k in a.calls: heap('shipped', f'mnist-turns, {k}', load('mnist-turns'), k, a.n)

@@ -1,5 +1,6 @@
 "The sprites: what the notebook shows is what the long run stored"
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +8,11 @@ import pytest
 import torch
 from tables import source
 from torch import nn
+
+from diffnb.apps.checkpoints import load
+from diffnb.apps.datasets import load_data
+from diffnb.apps.generation import generate
+from diffnb.kit.pictures import to_float
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'benchmarks'))
@@ -99,3 +105,26 @@ def test_the_makers_of_the_sprites_are_named():
 def test_pictures_are_small():
     pictures = list((root/'results'/'sprites').glob('*.png'))
     assert pictures and not [f.name for f in pictures if f.stat().st_size >= 100_000]
+
+
+@pytest.fixture(scope='module')
+def shipped(): return load('sprites')
+
+
+def test_the_shipped_model_is_the_one_of_the_long_training(shipped):
+    notes = shipped.notes
+    assert sum(p.numel() for p in shipped.net.parameters()) == 626_371
+    assert {'card', 'data', 'recipe', 'use', 'license', 'steps', 'seed'} <= set(notes)
+    assert notes['steps'] == 20_000 and 'DragonDePlatino' in notes['data'] and 'CC BY 4.0' in notes['data']
+    assert shipped.shape == (3, 16, 16) and shipped.names == ['person', 'creature', 'food', 'gear', 'item']
+
+
+def test_most_shipped_sprites_look_like_their_class(shipped):
+    "The nearest real sprite of each, by its pixels, is of the class that was asked for; 20 % would be chance"
+    data_file = Path(os.environ.get('DIFFNB_DATA') or '.')/sprites.data_file
+    if not data_file.exists(): pytest.skip(f'needs {sprites.data_file} in DIFFNB_DATA')
+    y = torch.arange(50) % 5
+    x = generate(shipped, 50, y, w=1.5, calls=15, seeds=0, progress=False)
+    real = load_data(data_file)
+    at = torch.cdist(x.flatten(1), to_float(real.x).flatten(1)).argmin(1)
+    assert (real.y[at] == y).float().mean() > .7

@@ -1,0 +1,151 @@
+"Turns that are learnt from the stored paths of a teacher"
+import pytest
+import torch
+from torch.testing import assert_close
+
+from diffnb.angle import Guess
+from diffnb.apps.runs import fit
+from diffnb.denoiser import Denoiser
+from diffnb.few_steps import Paths, Turner, TurnUNet, as_turner, paths_of, rotate, told_loss, two_stops
+from diffnb.guidance import given
+from diffnb.oracle import labelled, mixture
+from diffnb.samplers import ddim, seeded
+from diffnb.schedules import cosine, path
+from diffnb.unet import UNet
+
+quarter, tau = cosine(signal=(1., 0.)), .5
+cloud = mixture(torch.zeros(1, 64), tau)
+noise = seeded(range(40))((40, 1, 8, 8))
+
+
+def size(a): return (a.cos()**2*tau**2 + a.sin()**2).sqrt()
+
+
+class Exact(torch.nn.Module):
+    "The direction of a turn for a Gaussian cloud, times one plus an error"
+    def __init__(self, wrong=0.):
+        super().__init__()
+        self.wrong = torch.nn.Parameter(torch.tensor(wrong))
+
+    def forward(self, x, phi, cond=None, turn=None):
+        scale = (turn.cos() - size(phi - turn)/size(phi))/turn.sin()
+        return (1 + self.wrong)*scale.view(-1, 1, 1, 1)*x
+
+
+def gaussian(x, phi):
+    "What the cloud says of one picture"
+    guess = cloud(x.flatten(1), phi)
+    return Guess(guess.x0.view_as(x), guess.eps.view_as(x))
+
+
+def stored(n=64): return paths_of(gaussian, noise, path(quarter, n), sampler=ddim, bs=7)
+
+
+def test_every_stop_is_kept_in_its_order():
+    paths = stored(8)
+    steps = list(ddim(gaussian, noise, path(quarter, 8)))
+    assert paths.stops.shape == (40, 9, 1, 8, 8) and paths.stops.dtype == torch.float16
+    for k, step in enumerate(steps): assert_close(paths.stops[:, k].float(), step.x, atol=2e-3, rtol=1e-3)
+    assert_close(paths.angles, path(quarter, 8).float())
+
+
+def test_pairs_go_down_and_walks_are_among_them():
+    torch.manual_seed(0)
+    begin, end = two_stops(20_000, 16)
+    assert begin.min() == 0 and end.max() == 16 and bool((end > begin).all())
+    walks = (end - begin)[::2]
+    assert set(walks.tolist()) == {1, 2, 4, 8, 16} and bool((begin[::2] % walks == 0).all())
+    assert .08 < ((begin == 0) & (end == 16)).float().mean() < .12      # half of a fifth, and few others
+    assert len({*zip(begin[1::2].tolist(), end[1::2].tolist())}) == 16*17//2
+
+
+@pytest.mark.parametrize('n', [12, 7])
+def test_a_path_may_have_any_number_of_turns(n):
+    begin, end = two_stops(5000, n)
+    assert begin.min() == 0 and end.max() == n and bool((end > begin).all())
+
+
+def test_exact_turns_have_no_loss():
+    model = Turner(Exact(), schedule=quarter).train()
+    model.learn_paths(stored(256))                       # DDIM in so many steps is nearly exact
+    def loss(wrong):
+        torch.manual_seed(0)
+        model.net.wrong.data.fill_(wrong)
+        return model.loss(noise).mean().item()
+    assert loss(0.) < 3e-3 and loss(.5) > 10*loss(0.) and loss(-.5) > 10*loss(0.)
+
+
+def test_the_loss_is_that_of_the_turn_between_two_stops(monkeypatch):
+    paths = stored(4)
+    monkeypatch.setattr('diffnb.few_steps.two_stops', lambda n, turns: (torch.ones(n).long(), torch.full((n,), 3)))
+    model, said = Turner(Exact(.3), schedule=quarter).train(), {}
+    model.learn_paths(Paths(paths.stops[:1], paths.angles))
+    x, turn = paths.stops[:1, 1].float(), paths.angles[1] - paths.angles[3]
+    f = model.predict(x, paths.angles[1], None, turn)
+    arrives = rotate(x, f, turn)
+    error = ((arrives - paths.stops[:1, 3].float())/turn.sin()).square().mean()
+    assert_close(told_loss(model, 5), error.expand(5), atol=1e-6, rtol=1e-4)
+    assert_close(told_loss(model, 5, 'l1').mean(), ((arrives - paths.stops[:1, 3].float())/turn.sin()).abs().mean(), atol=1e-6, rtol=1e-4)
+
+
+def test_labels_stay_with_their_paths():
+    points = torch.stack([torch.full((1, 4, 4), s) for s in (-1., 1.)])
+    two, y = labelled(points, torch.tensor([0, 1])), torch.arange(40) % 2
+    paths = paths_of(lambda y: given(two, y), seeded(range(40))((40, 1, 4, 4)), path(quarter, 4), y, bs=9)
+    assert bool((paths.stops[:, -1].float().mean((1, 2, 3)).sign() == 2*y - 1).all())
+    heard = []
+    class Ear(Exact):
+        def forward(self, x, phi, cond=None, turn=None):
+            heard.append((x, phi, cond))
+            return super().forward(x, phi, cond, turn)
+    model = Turner(Ear(), schedule=quarter).train()
+    model.learn_paths(paths)
+    torch.manual_seed(0)
+    model.loss(points)
+    x, phi, cond = heard[0]
+    for one, angle, c in zip(x, phi, cond):
+        k = (paths.angles - angle).abs().argmin()
+        item = (paths.stops[:, k].float() - one).abs().flatten(1).sum(1).argmin()
+        assert paths.cond[item] == c
+
+
+def test_only_training_learns_from_paths():
+    torch.manual_seed(0)
+    model = Turner(TurnUNet(1, width=8, mults=(1, 2)), shape=(1, 8, 8), schedule=quarter).eval()
+    def loss():
+        torch.manual_seed(0)
+        return model.loss(noise).detach()
+    before = loss()
+    model.learn_paths(stored(4))
+    assert_close(loss(), before)
+    assert (model.train().loss(noise).detach() - before).abs().max() > 1e-3
+    model.learn_paths(None)
+    assert_close(model.eval().loss(noise).shape, before.shape)
+
+
+def test_fit_learns_them_and_goes_on_to_the_bit(tmp_path):
+    def begun():
+        torch.manual_seed(0)
+        teacher = Denoiser(UNet(1, width=8, mults=(1, 2)), shape=(1, 8, 8), schedule=quarter)
+        model = as_turner(teacher)
+        model.learn_paths(stored(8))
+        return model
+    data = torch.zeros(64, 1, 8, 8)
+    def run(model, steps, folder, **more):
+        how = dict(bs=16, lr=1e-3, lr_end=None, warmup=1, progress=False, every=dict(valid=0, save=3))
+        return fit(model, data, steps=steps, folder=folder, **how, **more)
+    whole = run(begun(), 6, tmp_path/'whole')
+    run(begun(), 3, tmp_path/'parts')
+    with pytest.warns(UserWarning, match='steps was 3'):
+        parts = run(begun(), 6, tmp_path/'parts', resume=True)
+    for a, b in zip(whole.parameters(), parts.parameters()): assert torch.equal(a, b)
+
+
+def test_it_learns_to_turn_in_one_call():
+    "A little network learns the turns of a cloud: after 60 steps its loss is a fraction of what it was"
+    torch.manual_seed(0)
+    model = Turner(TurnUNet(1, width=8, mults=(1, 2)), shape=(1, 8, 8), schedule=quarter)
+    model.learn_paths(stored(8))
+    fit(model, torch.zeros(64, 1, 8, 8), steps=60, bs=32, lr=4e-3, progress=False, every=dict(valid=0))
+    loss = model.history.column('loss')
+    assert sum(loss[-10:]) < .35*sum(loss[:10]), (loss[:10], loss[-10:])
