@@ -42,7 +42,7 @@ base = dict(begin='mnist', every=2, levels=5, bs=64, lr=1.5e-3, lr_end=0., ema=.
 plan = {                       # name: settings of a run; `begin` is a shipped model or another run
     'unlabelled': dict(base, steps=6000),                      # doubles its own turns
     'told': dict(base, steps=12_000, paths=20_000),            # learns the turns of its teacher
-    'guided': dict(base, begin='mnist-labels', steps=6000, paths=10_000, w=3.),
+    'guided': dict(base, begin='mnist-labels', steps=3000, paths=10_000, w=3.),
 }
 
 short = dict(base, steps=600, warmup=50)
