@@ -68,7 +68,7 @@ def weigh_at(a, s, target, weight, dtype):
 # %% ../nbs/09_denoiser.ipynb #1608bcb4
 def per_axis(
     stat,     # One number per channel, `(C,)`, or one for all, `(1,)`
-    ndim:int, # Axes of the batch it shall multiply
+    ndim:int, # Axes of the batch that it multiplies
 )->Tensor:    # `(C, 1, ..., 1)`
     "Numbers per channel, shaped to multiply a batch"
     return stat.view(-1, *[1]*(ndim - 2))
