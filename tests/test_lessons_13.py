@@ -21,6 +21,7 @@ from diffnb.editing import (
     Operator, blur, data_consistency, grey, inpaint, invert, lowest_angle, repaint_path,
     sdedit_path, shrink, slerp)
 from diffnb.guidance import given, guide, project, steer
+from diffnb.kit.exercises import judge
 from diffnb.kit.pictures import to_float
 from diffnb.oracle import ideal, mixture
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last, seeded
@@ -79,6 +80,14 @@ def test_inpainting_alone_rarely_finds_the_right_digit_and_going_back_does():
     patient = found(last(ddpm(fill, start, again)).x)
     plain = found(last(ddpm(fill, start, path(cosine, len(again) - 1))).x)
     assert patient > plain + .2
+
+
+def test_going_back_without_new_noise_finds_nothing():
+    "The third exercise of the lesson"
+    again = repaint_path(path(cosine, 20), 5, 10)
+    share = found(last(ddim(fill, start, again)).x)
+    assert judge('editing', 3, share) is None
+    assert found(last(ddim(fill, start, path(cosine, 20))).x) > share + .05
 
 
 def test_paths_that_go_back():
