@@ -148,7 +148,7 @@ def evaluator(
 
 # %% ../nbs/11_fld.ipynb #5a359a95
 def in_batches(images, batch, function):
-    "Apply a function to grey 28x28 pictures, so many at a time"
+    "Apply a function to grey 28x28 pictures, `batch` at a time"
     x = _tensor(images)
     if not isinstance(x, Tensor) or x.ndim != 4 or not len(x):
         grey28(images)                                      # says what is wrong

@@ -95,7 +95,9 @@ def interval(
     as_pair('interval', (lo, hi))
     inside = torch.as_tensor(amount(w, None, None), dtype=torch.float64)
     def at(phi):
-        phi = torch.as_tensor(phi).cpu().double()
+        if not isinstance(phi, Tensor):
+            phi = torch.tensor(phi, dtype=torch.float64)      # float32 would miss the ends
+        phi = phi.cpu().double()
         return torch.where((lo <= phi) & (phi <= hi), inside, float(outside))
     return at
 

@@ -170,7 +170,7 @@ def gradients(
     for first in range(0, len(x0), size):
         part = slice(first, first + size)
         phi, eps, y, perturbation = (None if t is None else t[part] for t in d)
-        alone = accelerator is None or part.stop >= len(x0)        # the last one tells the others
+        alone = accelerator is None or part.stop >= len(x0)        # the last part averages them
         with nullcontext() if alone else accelerator.no_sync(model.net):
             with half:
                 loss = model.loss(x0[part], y, phi, eps, kind, weight, perturbation)
@@ -197,7 +197,7 @@ def next_batch(batches, i, model, accumulate):
     return x0, None if y is None else y.to(device, non_blocking=True)
 
 class Log:
-    "What a step tells. On a GPU the numbers stay there until they are asked for"
+    "What a step reports. On a GPU the numbers stay there until they are read"
     def __init__(self,
         step:int,     # Steps taken so far, this one included
         items:Tensor, # Loss of each item, `(B,)`, where the model is
@@ -240,11 +240,11 @@ def loop(model, batches, run, opt, rate, clip, seed, drawing, how, accelerator):
         model.eval()
         model.net = unwrap(model.net) if accelerator is not None else model.net
         opt.zero_grad()
-        watch.opt.__dict__.pop('found_inf', None)  # other users of the optimiser know no such thing
+        watch.opt.__dict__.pop('found_inf', None)  # a mark that nobody else expects
 
 # %% ../nbs/10_training.ipynb #41f845e1
 def train(
-    model:Denoiser,       # Is changed in place; on the device where it shall be trained
+    model:Denoiser,       # Changed in place, on the device where it is
     batches,              # Endless iterator of (x0, y) or x0; begins with batch number `start`
     steps:int,            # Steps of the whole run, those before `start` counted
     lr=1e-3,              # Highest rate, other groups in proportion; None leaves an optimiser's own

@@ -74,6 +74,10 @@ def test_no_label_is_all_the_points():
 def test_an_interval_holds_its_ends():
     rad = math.radians
     assert mid(rad(30)) == 3 == mid(rad(70)) and mid(rad(29)) == 1 == mid(rad(71))
+    for lo in range(5, 85, 5):
+        at = interval(3., rad(lo), rad(lo + 5))
+        for phi in (rad(lo), rad(lo + 5)):
+            assert at(phi) == 3 == at(torch.tensor(phi, dtype=torch.float64))
 
 
 @pytest.mark.parametrize('w, calls', [

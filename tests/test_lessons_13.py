@@ -21,6 +21,7 @@ from diffnb.editing import (
     Operator, blur, data_consistency, grey, inpaint, invert, lowest_angle, repaint_path,
     sdedit_path, shrink, slerp)
 from diffnb.guidance import given, guide, project, steer
+from diffnb.kit.exercises import judge
 from diffnb.kit.pictures import to_float
 from diffnb.oracle import ideal, mixture
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last, seeded
@@ -79,6 +80,25 @@ def test_inpainting_alone_rarely_finds_the_right_digit_and_going_back_does():
     patient = found(last(ddpm(fill, start, again)).x)
     plain = found(last(ddpm(fill, start, path(cosine, len(again) - 1))).x)
     assert patient > plain + .2
+
+
+def test_a_known_number_is_heard_too_late():
+    "The guess is firm before the angle is small, and its first sign is nearly always its last"
+    two = mixture(torch.tensor([[0., -1.], [.6, 1.]]).double(), std=.1)
+    known = inpaint(torch.tensor([.6, 0.]).double(), torch.tensor([True, False]))
+    steps = list(ddim(project(two, known), draws(1000, 2), walk))
+    heights, deg = torch.stack([step.x0[:, 1] for step in steps]), torch.rad2deg(walk)
+    assert (heights[0] > 0).eq(heights[-1] > 0).double().mean() > .9
+    firm = (heights.abs() > .8).double().mean(1)
+    assert firm[deg > 75].max() < .05 and firm[deg < 30].min() > .8
+
+
+def test_going_back_without_new_noise_finds_nothing():
+    "The third exercise of the lesson"
+    again = repaint_path(path(cosine, 20), 5, 10)
+    share = found(last(ddim(fill, start, again)).x)
+    assert judge('editing', 3, share) is None
+    assert found(last(ddim(fill, start, path(cosine, 20))).x) > share + .05
 
 
 def test_paths_that_go_back():

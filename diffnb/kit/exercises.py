@@ -383,8 +383,10 @@ def _(answer):
 
 @exercise('editing', 3)
 def _(answer):
-    if near(answer, .5, .05): return 'The two noises do not point the same way. Use Pythagoras.'
-    if not near(answer, .5**.5, .03): return 'Add the variances: each noise is multiplied by 1/2.'
+    if near(answer, .63, .08): return 'That is ddpm, which draws new noise on each way up.'
+    if near(answer, .14, .05):
+        return 'So it would be if each way up led back exactly to where it was. Measure it.'
+    if not near(answer, 0, .02): return 'Call found with the end of ddim on that path, as in gain.'
 
 # %% ../../nbs/kit/exercises.ipynb #dc936763
 @exercise('likelihood', 1)
