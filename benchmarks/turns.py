@@ -10,7 +10,6 @@ A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA.
     python benchmarks/turns.py shipped                measure that from its file
     python benchmarks/turns.py table                  the table of the lesson
     python benchmarks/turns.py time                   ten guided digits: one call beside 20 guided ones
-    python benchmarks/turns.py points                 which recipe suits points in the plane, 4 minutes
 """
 import argparse
 import statistics
@@ -26,14 +25,12 @@ from diffnb.apps.checkpoints import load, save
 from diffnb.apps.datasets import load_data
 from diffnb.apps.optim import Muon
 from diffnb.apps.runs import fit
-from diffnb.data import spiral
-from diffnb.few_steps import Turner, as_turner, turns
+from diffnb.few_steps import as_turner, turns
 from diffnb.fld import FLD, per_class, precision_recall
 from diffnb.guidance import given, guide, interval
 from diffnb.kit.pictures import show_images, to_float
 from diffnb.samplers import ddim, dpmpp, last
-from diffnb.schedules import cosine, path
-from diffnb.training import EMA
+from diffnb.schedules import path
 
 runs = results.parent/'runs'/'turns'
 note = partial(common.note, 'turns')
@@ -191,89 +188,11 @@ def timing(rounds=15):
                                 times_one_call=round(statistics.median(ratio), 1)))
 
 
-# ---- recipes, on points
-
-class Points(torch.nn.Module):
-    "The network of the lesson"
-    def __init__(self, width=128):
-        super().__init__()
-        sizes = [2 + 16, width, width, width]
-        layers = [layer for a, b in zip(sizes, sizes[1:])
-                  for layer in (torch.nn.Linear(a, b), torch.nn.SiLU())]
-        self.layers = torch.nn.Sequential(*layers, torch.nn.Linear(width, 2))
-
-    def forward(self, x, phi, cond=None, turn=None):
-        k = torch.arange(1, 5)
-        told = [f(k*a[:, None]) for a in (phi, turn) for f in (torch.sin, torch.cos)]
-        return self.layers(torch.cat([x, *told], 1))
-
-
-recipes = {                                  # name: settings of `Turner`, and where targets come from
-    'half doubled, averaged targets': dict(every=2),
-    'a quarter doubled': dict(every=4),
-    'an eighth doubled': dict(every=8),
-    '7 sizes of turns': dict(every=2, levels=7),
-    'targets from its own weights': dict(every=2, averaged=None),
-    'averaged without warm-up': dict(every=2, averaged='cold'),
-}
-
-
-def averaged(model, kind):
-    "Averaged weights: with warm-up, or without"
-    if kind != 'cold': return EMA(model, .99)
-    slow = torch.optim.swa_utils.get_ema_multi_avg_fn(.99)
-    cold = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=slow)
-    cold.update_parameters(model)            # the first time copies: the weights of the first step
-    return cold
-
-
-def taught(swirl, seed, averaged_kind, steps=4000, n=512, **settings):
-    "Averaged weights after training on a spiral"
-    torch.manual_seed(seed)
-    model = Turner(Points(), schedule=cosine(signal=(1., 0.)), **settings).train()
-    slow = averaged(model, averaged_kind)
-    if averaged_kind: model.follow(slow)
-    opt = torch.optim.AdamW(model.parameters())
-    for i in range(steps):
-        opt.param_groups[0]['lr'] = 3e-3*(1 - i/steps)
-        model.loss(swirl[torch.randint(len(swirl), (n,))]).mean().backward()
-        opt.step()
-        opt.zero_grad()
-        slow.update_parameters(model)
-    return slow.module.eval()
-
-
-def energy_distance(x, y):
-    "0 for two clouds of one distribution (Szekely & Rizzo 2013)"
-    far = torch.cdist
-    return (2*far(x, y).mean() - far(x, x).mean() - far(y, y).mean()).item()
-
-
-@torch.no_grad()
-def points(seeds=3):
-    "One call and two on a spiral, by recipe"
-    swirl, quarter = spiral(4000), cosine(signal=(1., 0.))
-    dots = torch.randn(2000, 2, generator=torch.Generator().manual_seed(1))
-    floor = energy_distance(swirl[::2], swirl[1::2])
-    for name, recipe in recipes.items():
-        o = dict(recipe)
-        kind, found = o.pop('averaged', 'warm'), {1: [], 2: [], 32: []}
-        for seed in range(seeds):
-            with torch.enable_grad(): model = taught(swirl, seed, kind, **o)
-            for k, values in found.items():
-                ends = last(turns(model, dots, path(quarter, k))).x
-                values.append(energy_distance(ends, swirl))
-        row = {f'{k} calls'.replace('1 calls', '1 call'): [round(v, 5) for v in values]
-               for k, values in found.items()}
-        means = {f'mean, {k}': round(sum(v)/seeds, 5) for k, v in row.items()}
-        note('points', name, dict(means, **row, floor=round(floor, 5), seeds=seeds, steps=4000))
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('verb', choices=['list', 'train', 'measure', 'before', 'ship', 'shipped', 'table', 'time',
-                                    'points'])
+    p.add_argument('verb', choices=['list', 'train', 'measure', 'before', 'ship', 'shipped', 'table',
+                                    'time'])
     p.add_argument('names', nargs='*')
     p.add_argument('-n', type=int, default=10_000, help='digits to measure')
     p.add_argument('--eta', type=float, nargs='*', default=[0.])
@@ -285,7 +204,6 @@ def main():
     if a.verb == 'list': print('\n'.join(f'{k}: {v}' for k, v in plan.items()))
     elif a.verb == 'table': print(table(common.noted('turns')))
     elif a.verb == 'time': timing()
-    elif a.verb == 'points': points()
     elif a.verb == 'before': before(a.names, a.n, a.calls)
     elif a.verb == 'shipped':
         for k in a.calls: heap('shipped', f'mnist-turns, {k}', load('mnist-turns'), k, a.n)
