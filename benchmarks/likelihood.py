@@ -24,6 +24,7 @@ from diffnb.likelihood import bits_per_dim, dequantise, log_likelihood, velocity
 from diffnb.schedules import karras, path
 
 dims, way = 784, path(karras(sigma=(.002, 80)), 16)
+note = partial(common.note, 'likelihood')
 
 
 def judged(model, x, angles=way, probes=1, batch=50):
@@ -116,7 +117,7 @@ def main():
     p.add_argument('names', nargs='*')
     a = p.parse_args()
     torch.set_num_threads(1)
-    model, note = load('mnist'), partial(common.note, 'likelihood')
+    model = load('mnist')
     for name in a.names or [*names, 'finer', 'bound']:
         if name == 'finer':
             for steps in 8, 16, 32:
