@@ -204,6 +204,17 @@ def small_table(record):
     return '\n'.join(lines)
 
 
+def parts_table(record):
+    "What each part is good for, as the lesson shows it: the loss of two trainings"
+    lines = ['| without | loss, seed 0 | seed 1 |', '|---|---|---|']
+    for name in lacking():
+        rows = [record['parts'].get(f'{name}, seed {k}') for k in range(2)]
+        if not all(rows): continue
+        loss = ' | '.join(f'{r["valid_loss"]:.3f} ± {r["valid_se"]:.3f}' for r in rows)
+        lines.append(f'| {name} | {loss} |')
+    return '\n'.join(lines)
+
+
 def table(record):
     "MNIST as the lesson shows it"
     lines = ['| network | parameters | steps | CPU seconds | loss | FLD% |', '|---|---|---|---|---|---|']
@@ -226,7 +237,7 @@ def main():
     if a.names == ['parts']: return all_parts()
     if a.names == ['table']:
         record = common.noted('transformer')
-        return print(small_table(record), table(record), sep='\n\n')
+        return print(small_table(record), parts_table(record), table(record), sep='\n\n')
     for name in nets if a.names == ['speed'] else a.names or nets:
         if a.names == ['speed']:
             count = sum(p.numel() for p in made(name).net.parameters())

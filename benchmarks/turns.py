@@ -167,7 +167,7 @@ def ship(name):
     print(save(results.parent/'diffnb'/'mnist-turns.safetensors', model, torch.float16, **card))
 
 
-def timing(rounds=15):
+def timing(rounds=7):
     "CPU milliseconds for ten guided digits, side by side; the time is that of any weights"
     teacher, y = load('mnist-labels'), torch.arange(10)
     pupil, x = as_turner(teacher), torch.randn(10, 1, 28, 28)
