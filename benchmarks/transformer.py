@@ -164,7 +164,7 @@ def lacking():
     place = positions(4, 4, 64).T.view(64, 4, 4)
     take(nets['positions'].cut, lambda x: x - place)
     take(nets['the angle'].embed, lambda x: 0*x)
-    return {**nets, 'patches, but two by two': Transformer(1, patch=8, width=64, depth=3)}
+    return {**nets, 'small patches (8x8 instead)': Transformer(1, patch=8, width=64, depth=3)}
 
 
 def all_parts(steps=600):
