@@ -93,8 +93,8 @@ class _Errand(threading.Thread):
         self.made, self.halt, self.error = {}, threading.Event(), None
 
     def steps(self):
-        for name, trajectory in self.trajectories.items():
-            for step in trajectory:
+        for name, walk in self.trajectories.items():
+            for step in walk:
                 self.made.setdefault(name, []).append(step)
                 yield step
 
