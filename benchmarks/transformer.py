@@ -1,10 +1,14 @@
-"""The transformer beside the U-Net on MNIST, with equal parameters, for equal passes and for equal
-seconds of one core: results/transformer.json, a row as soon as it is there. Needs MNIST in
-DIFFNB_DATA. A training that was ended goes on where it stood.
+"""The transformer beside the U-Net, with equal parameters: results/transformer.json, a row as soon as
+it is there. On MNIST for equal passes and for equal seconds of one core (needs MNIST in DIFFNB_DATA;
+a training that was ended goes on where it stood), on the built-in digits for equal seconds, with
+many training digits and with few.
 
     python benchmarks/transformer.py speed          milliseconds a step of each
-    python benchmarks/transformer.py                all rows, about half an hour of one core
+    python benchmarks/transformer.py                MNIST, all rows, about half an hour of one core
     python benchmarks/transformer.py 'U-Net'        some of them
+    python benchmarks/transformer.py digits         the built-in digits, about five minutes of one core
+    python benchmarks/transformer.py parts          networks that lack a part each, three minutes
+    python benchmarks/transformer.py table          the tables of the lesson
 """
 import argparse
 import statistics
@@ -21,10 +25,10 @@ from diffnb.apps.optim import Muon
 from diffnb.apps.runs import fit
 from diffnb.denoiser import Denoiser
 from diffnb.fld import FLD
-from diffnb.kit.pictures import show_images
+from diffnb.kit.pictures import show_images, to_float
 from diffnb.schedules import cosine
 from diffnb.training import by_angle, validate
-from diffnb.transformer import Transformer
+from diffnb.transformer import Transformer, positions
 from diffnb.apps.families import families
 from diffnb.unet import UNet
 
@@ -85,12 +89,152 @@ def row(name, n):
     show_images(x[:24], cols=12).save(folder/f'{name}-{n}.png'.replace(' ', '_'), optimize=True)
 
 
+# ---- the built-in digits
+
+small = {                                                       # 244,841 and 255,120 parameters
+    'U-Net':       partial(UNet, 1, width=20, mults=(1, 2, 2)),
+    'transformer': partial(Transformer, 1, patch=4, width=64, depth=3),
+}
+many, few, seconds = 1000, 100, 15
+
+
+def digits():
+    "The 1,000 training digits, and the 797 others"
+    return to_float(load_data('digits').x), to_float(load_data('digits', 'test').x)
+
+
+def ms_a_step(name, n=20):
+    "Milliseconds of one core for a step, without the first five"
+    model, x, times = Denoiser(small[name]()), torch.randn(128, 1, 16, 16), []
+    opt = torch.optim.AdamW(model.parameters())
+    for _ in range(n):
+        begun = time.process_time()
+        model.loss(x).mean().backward()
+        opt.step()
+        opt.zero_grad()
+        times.append(time.process_time() - begun)
+    return 1e3*statistics.median(times[5:])
+
+
+def small_fit(net, n, seed, steps):
+    "Train on n digits; the loss on those that were kept out, with three noises each"
+    seen, kept = digits()
+    model = fit(Denoiser(net), seen[:n], steps=steps, bs=128, lr=3e-3, ema=.99, seed=seed,
+                progress=False)
+    parts = [validate(model, kept, n=len(kept), seed=s) for s in range(3)]
+    return model, *(torch.cat(part) for part in zip(*parts))
+
+
+def small_row(name, n, seed, steps):
+    "One training: its loss on digits that it has not seen, and FLD where it saw many"
+    torch.manual_seed(seed)
+    begun = time.process_time()
+    model, losses, phi = small_fit(small[name](), n, seed, steps)
+    used = time.process_time() - begun
+    degrees, curve = by_angle(losses, phi, bins=9)
+    row = dict(parameters=sum(p.numel() for p in model.net.parameters()), steps=steps, bs=128,
+               n_train=n, training_seed=seed, cpu_seconds=round(used, 1),
+               valid_loss=losses.mean().item(), degrees=degrees.tolist(),
+               loss_by_angle=curve.tolist())
+    if n == many:
+        score = FLD('digits')(generate(model, 500, seeds=0, calls=20, progress=False))
+        row |= dict(percent=score.percent, fld=score.value, se=score.se, floor=score.floor, n=500)
+    note('digits', f'{name}, {n} digits, seed {seed}', row)
+
+
+def all_digits():
+    pace = {name: ms_a_step(name) for name in small}
+    for seed in range(3):
+        for n in many, few:
+            for name in small: small_row(name, n, seed, round(1e3*seconds/pace[name]))
+
+
+# ---- networks that lack a part
+
+def take(layer, how):
+    "Change what a layer answers, from now on"
+    layer.register_forward_hook(lambda layer, args, answer: how(answer))
+
+
+def lacking():
+    "{what is missing: network}"
+    nets = {name: small['transformer']() for name in
+            ('nothing', 'attention', 'positions', 'the angle')}
+    for block in nets['attention'].blocks: take(block.attend, lambda x: 0*x)
+    place = positions(4, 4, 64).T.view(64, 4, 4)
+    take(nets['positions'].cut, lambda x: x - place)
+    take(nets['the angle'].embed, lambda x: 0*x)
+    return {**nets, 'small patches (8x8 instead)': Transformer(1, patch=8, width=64, depth=3)}
+
+
+def all_parts(steps=600):
+    "Train each, and draw twelve digits"
+    rows = {}
+    torch.manual_seed(0)
+    for name, net in lacking().items():
+        model, losses, _ = small_fit(net, many, 0, steps)
+        note('parts', f'{name}, seed 0', dict(
+            steps=steps, training_seed=0, valid_loss=losses.mean().item(),
+            valid_se=losses.std().item()/len(losses)**.5, n=len(losses)))
+        rows[name] = generate(model, 12, seeds=0, calls=20, progress=False)
+    folder = results/'transformer'
+    folder.mkdir(exist_ok=True)
+    show_images(torch.cat(list(rows.values())), cols=12, scale=3).save(folder/'parts.png',
+                                                                      optimize=True)
+
+
+def mean_and_se(values):
+    "As text, over trainings"
+    values = torch.tensor(values)
+    return f'{values.mean():.3g} ± {values.std()/len(values)**.5:.1g}'
+
+
+def small_table(record):
+    "The built-in digits as the lesson shows them: means over the trainings"
+    lines = ['| network | parameters | steps | loss, 1,000 digits | FLD% | loss, 100 digits |',
+             '|---|---|---|---|---|---|']
+    for name in small:
+        rows = [record.get('digits', {}).get(f'{name}, {many} digits, seed {k}') for k in range(3)]
+        less = [record.get('digits', {}).get(f'{name}, {few} digits, seed {k}') for k in range(3)]
+        if not all(rows + less): continue
+        loss, poor = (mean_and_se([r['valid_loss'] for r in part]) for part in (rows, less))
+        lines.append(f'| {name} | {rows[0]["parameters"]:,} | {rows[0]["steps"]:,} | {loss} | '
+                     f'{mean_and_se([r["percent"] for r in rows])} | {poor} |')
+    return '\n'.join(lines)
+
+
+def parts_table(record):
+    "What each part is good for, as the lesson shows it"
+    lines = ['| without | loss |', '|---|---|']
+    for name in lacking():
+        r = record['parts'].get(f'{name}, seed 0')
+        if r: lines.append(f'| {name} | {r["valid_loss"]:.3f} ± {r["valid_se"]:.3f} |')
+    return '\n'.join(lines)
+
+
+def table(record):
+    "MNIST as the lesson shows it"
+    lines = ['| network | parameters | steps | CPU seconds | loss | FLD% |', '|---|---|---|---|---|---|']
+    for key, r in record.get('rows', {}).items():
+        name = key.rsplit(', ', 1)[0]
+        error = r['se']*r['percent']/(r['fld'] - r['floor'])
+        lines.append(f'| {name} | {r["parameters"]:,} | {r["steps"]:,} | {r["cpu_seconds"]:,} | '
+                     f'{r["valid_loss"]:.4f} ± {r["valid_se"]:.4f} | '
+                     f'{r["percent"]:.1f} ± {error:.1f} |')
+    return '\n'.join(lines)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('names', nargs='*')
     a = p.parse_args()
     torch.set_num_threads(1)
+    if a.names == ['digits']: return all_digits()
+    if a.names == ['parts']: return all_parts()
+    if a.names == ['table']:
+        record = common.noted('transformer')
+        return print(parts_table(record), small_table(record), table(record), sep='\n\n')
     for name in nets if a.names == ['speed'] else a.names or nets:
         if a.names == ['speed']:
             count = sum(p.numel() for p in made(name).net.parameters())

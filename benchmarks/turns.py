@@ -11,8 +11,10 @@ A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA.
     python benchmarks/turns.py table                  the table of the lesson
     python benchmarks/turns.py try                    600 steps of each variant of the recipe
     python benchmarks/turns.py tries                  the table of that
+    python benchmarks/turns.py time                   ten guided digits: one call beside 20 guided ones
 """
 import argparse
+import statistics
 import time
 import warnings
 from functools import partial
@@ -31,7 +33,7 @@ from diffnb.few_steps import Paths, Turner, as_turner, paths_of, turns
 from diffnb.fld import FLD, per_class, precision_recall
 from diffnb.guidance import given, guide, interval
 from diffnb.kit.pictures import show_images, to_float
-from diffnb.samplers import ddim, last
+from diffnb.samplers import ddim, dpmpp, last
 from diffnb.schedules import path
 
 runs = results.parent/'runs'/'turns'
@@ -210,15 +212,16 @@ def heap(section, key, model, n_calls, n, sampler=turns, seed=0, **about_it):
     show_images(x[:24], cols=12).save(folder/f'{section}-{key}.png'.replace(' ', '_'), optimize=True)
 
 
-def measure(name, n, eta=(0.,), counts=calls):
-    "Measure the newest checkpoint"
+def measure(name, n, eta=(0.,), counts=calls, seed=0):
+    "Measure the newest checkpoint, with noise of a seed"
     model, step = newest(name)
     o = {k: getattr(v, '__name__', v) for k, v in plan[name].items()}
     for e in eta:
         for k in counts:
             if e and k == 1: continue                          # nothing is renoised in one call
             key = f'{name}, {k}' + (f', eta {e:g}' if e else '') + (f', n {n}' if n < 10_000 else '')
-            heap('turns', key, model, k, n, partial(turns, eta=e), step=step, eta=e, recipe=o)
+            if seed: key += f', seed {seed}'
+            heap('turns', key, model, k, n, partial(turns, eta=e), seed, step=step, eta=e, recipe=o)
 
 
 def before(names, n, counts=calls):
@@ -257,14 +260,36 @@ def ship(name):
     print(save(results.parent/'diffnb'/'mnist-turns.safetensors', model, torch.float16, **card))
 
 
+def timing(rounds=7):
+    "CPU milliseconds for ten guided digits, side by side; the time is that of any weights"
+    teacher, y = load('mnist-labels'), torch.arange(10)
+    pupil, x = as_turner(teacher), torch.randn(10, 1, 28, 28)
+    in_20 = path(teacher.schedule, 20)
+    ways = {
+        'one call': lambda: last(turns(given(pupil, y), x, path(teacher.schedule, 1))),
+        '20 calls, guided at 20 to 60 degrees': lambda: last(
+            dpmpp(guide(teacher, y, interval(3., torch.pi/9, torch.pi/3)), x, in_20)),
+        '20 calls, guided everywhere': lambda: last(dpmpp(guide(teacher, y, 3.), x, in_20)),
+    }
+    def once(way): return lambda: way() and 1
+    with torch.no_grad():
+        times = common.turn_times({k: once(f) for k, f in ways.items()}, rounds, 1e3,
+                                  time.process_time)
+    for name, t in times.items():
+        ratio = [a/b for a, b in zip(t, times['one call'])]
+        note('time', name, dict(ms=round(statistics.median(t), 1), n=10, rounds=rounds,
+                                times_one_call=round(statistics.median(ratio), 1)))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('verb', choices=['list', 'train', 'measure', 'before', 'ship', 'shipped', 'table',
-                                     'try', 'tries'])
+                                    'try', 'tries', 'time'])
     p.add_argument('names', nargs='*')
     p.add_argument('-n', type=int, default=10_000, help='digits to measure')
     p.add_argument('--eta', type=float, nargs='*', default=[0.])
+    p.add_argument('--seed', type=int, default=0, help='of the noise, below 50')
     p.add_argument('--calls', type=int, nargs='*', default=calls)
     a = p.parse_args()
     torch.set_num_threads(1)
@@ -274,6 +299,7 @@ def main():
     elif a.verb == 'tries': print(table_of_tries(common.noted('turns')))
     elif a.verb == 'try':
         for name in a.names or tries: attempt(name, min(a.n, 2000))
+    elif a.verb == 'time': timing()
     elif a.verb == 'before': before(a.names, a.n, a.calls)
     elif a.verb == 'shipped':
         for k in a.calls: heap('shipped', f'mnist-turns, {k}', load('mnist-turns'), k, a.n)
@@ -281,7 +307,7 @@ def main():
         for name in a.names or plan:
             if a.verb == 'train': train(name)
             elif a.verb == 'ship': ship(name)
-            else: measure(name, a.n, a.eta, a.calls)
+            else: measure(name, a.n, a.eta, a.calls, a.seed)
 
 
 if __name__ == '__main__': main()

@@ -21,10 +21,10 @@ from .kit.checks import (
 # %% ../nbs/14_few_steps.ipynb #f0e5eb74
 def rotate(
     x:Tensor, # Mixtures, `(B, ...)`
-    f:Tensor, # In which direction they go, shaped as `x`
-    turn,     # How far, in radians, one or `(B,)`
+    f:Tensor, # The direction in which the angle grows, shaped as `x`
+    turn,     # How far to turn back, in radians, one or `(B,)`
 )->Tensor:    # `cos(turn) x - sin(turn) f`: where they arrive
-    "A step of DDIM: turn from `x` away from `f`"
+    "A step of DDIM, as a rotation"
     a, s = rates(turn, x)
     return a*x - s*f
 
@@ -46,10 +46,10 @@ def doubled(
 
 # %% ../nbs/14_few_steps.ipynb #324be964
 class Arc(float):
-    "An angle that also knows how far to turn from there. To whoever does not ask, it is the angle"
+    "An angle that also knows how far to turn from there. Everywhere else it is a plain number"
     def __new__(cls,
         now, # Angle in radians where the mixture is
-        nxt, # Angle in radians where it shall arrive
+        nxt, # Angle in radians where the turn ends
     ):
         arc = super().__new__(cls, now)
         arc.turn = arc - float(nxt)
@@ -112,7 +112,7 @@ class TurnUNet(UNet):
         x:Tensor,         # Pictures, `(B, channels + extra, H, W)`
         phi:Tensor,       # Angles in radians, `(B,)`
         cond:Tensor=None, # Labels, `(B,)`, -1 for none; None when no item has one
-        turn:Tensor=None, # How far to turn, in radians, `(B,)`; None: no way at all
+        turn:Tensor=None, # How far to turn, in radians, `(B,)`; None: not at all
     )->Tensor:            # `(B, channels, H, W)`
         "The network's answer"
         if turn is None: turn = torch.zeros_like(phi)

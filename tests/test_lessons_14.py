@@ -308,3 +308,30 @@ def test_the_table_says_what_was_measured(monkeypatch):
     said = benchmark.table(record)
     cells = json.loads((root/'nbs'/'14_few_steps.ipynb').read_text(encoding='utf-8'))['cells']
     assert said.count('\n') > 3 and any(said in ''.join(c['source']) for c in cells)
+
+
+def test_the_times_are_those_that_were_measured():
+    record = json.loads((root/'results'/'turns.json').read_text(encoding='utf-8'))['time']
+    text = (root/'nbs'/'14_few_steps.ipynb').read_text(encoding='utf-8')
+    one, some, all_ = (record[name] for name in (
+        'one call', '20 calls, guided at 20 to 60 degrees', '20 calls, guided everywhere'))
+    assert f'{one["ms"]:.0f} ms of one core' in text
+    assert f'{some["times_one_call"]:.0f} times' in text
+    assert f'{all_["times_one_call"]:.0f} times' in text
+
+
+def test_a_weight_can_be_an_input():
+    "What `cond` is, only the network and the source need to know"
+    class Weighed(Points):
+        def forward(self, x, phi, cond=None, turn=None):
+            return super().forward(x, phi, None, turn)*(1 + cond[:, 1:])
+    torch.manual_seed(0)
+    model = Turner(Weighed(), every=2).train()
+    seen = []
+    def source(x, phi, cond):
+        seen.append(cond)
+        return Guess(0*x, x)
+    model.learn_from(source)
+    wish = torch.rand(8, 2)
+    losses = model.loss(torch.randn(8, 1), wish)
+    assert torch.equal(seen[0], wish) and losses.shape == (8,)

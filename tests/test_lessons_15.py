@@ -143,3 +143,5 @@ def test_the_text_says_what_was_measured():
     ends = rows['extremes']['digits']
     assert f'take {ends["least"][0]:.1f} bits, and the most probable {ends["most"][0]:.1f}' in text
     assert f'{rows["bound"]["digits"]["bits"]:.2f}' in text
+    for name, row in rows['sharp'].items():
+        assert f'| {row["bits"]:.2f} ± {max(row["se"], .01):.2f} |' in text, name

@@ -1,4 +1,6 @@
 "What the lesson on the transformer relies on and does not show"
+import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,15 @@ def test_mistakes_are_refused(call, says):
 def test_exercises(number, right, wrong):
     assert judge('transformer', number, right) is None
     assert all(judge('transformer', number, answer) for answer in wrong)
+
+
+def test_the_tables_say_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(root/'benchmarks'))
+    benchmark = importlib.import_module('transformer')
+    record = json.loads((root/'results'/'transformer.json').read_text(encoding='utf-8'))
+    cells = json.loads((root/'nbs'/'16_transformer.ipynb').read_text(encoding='utf-8'))['cells']
+    text = [''.join(c['source']) for c in cells]
+    shown = [benchmark.parts_table(record)]
+    if 'digits' in record: shown.append(benchmark.small_table(record))
+    if 'rows' in record: shown.append(benchmark.table(record))
+    for table in shown: assert table.count('\n') > 2 and any(table in t for t in text), table

@@ -9,6 +9,7 @@ __all__ = ['playground']
 import atexit
 import functools
 import html
+import math
 import threading
 from ..oracle import labelled
 from ..samplers import ddim, ddpm, dpmpp, heun
@@ -60,7 +61,9 @@ def _controls(W, model):
              value=3, min=0, max=10, step=.5, disabled=none)
     words = 'guided only at 20 to 60 degrees'
     middle = W.Checkbox(True, description=words, indent=False, disabled=none)
-    return dict(seed=seed, calls=calls, sampler=sampler, eta=eta, label=label, w=w, middle=middle)
+    beside = W.Checkbox(turner, description='1, 2, 4 and 8 calls side by side', indent=False)
+    return dict(seed=seed, calls=calls, sampler=sampler, eta=eta, label=label, w=w, middle=middle,
+                beside=beside)
 
 # %% ../../nbs/apps/playground.ipynb #260e018f
 def _order(model, v, n, shape):
@@ -74,19 +77,31 @@ def _order(model, v, n, shape):
     if v['sampler'] in _with_eta: order['eta'] = v['eta']
     return order
 
+def _orders(model, v, n, shape):
+    "The same for every trajectory: one without a name, or one for each number of calls"
+    if not v['beside']: return {'': _order(model, v, n, shape)}
+    few = min(n, 4) if len(shape) == 3 else n
+    def order(calls): return _order(model, {**v, 'calls': calls}, few, shape)
+    return {f'{k} call{"s"*(k > 1)}': order(k) for k in (1, 2, 4, 8)}
+
 # %% ../../nbs/apps/playground.ipynb #aca10910
 class _Errand(threading.Thread):
-    "A trajectory in a thread of its own, which can be stopped"
-    def __init__(self, trajectory, each, done):
+    "Trajectories in a thread of their own, one after the other, which can be stopped"
+    def __init__(self, trajectories, each, done):
         super().__init__(daemon=True)
-        self.trajectory, self.each, self.done = trajectory, each, done
-        self.steps, self.halt, self.error = [], threading.Event(), None
+        self.trajectories, self.each, self.done = trajectories, each, done
+        self.made, self.halt, self.error = {}, threading.Event(), None
+
+    def steps(self):
+        for name, walk in self.trajectories.items():
+            for step in walk:
+                self.made.setdefault(name, []).append(step)
+                yield step
 
     def run(self):
         try:
-            for step in self.trajectory:
-                self.steps.append(step)
-                self.each(self.steps)
+            for step in self.steps():
+                self.each(step)
                 if self.halt.is_set(): break
         except Exception as e: self.error = e
         self.done(self)
@@ -121,9 +136,11 @@ def _look(x):
     return show_images(x, cols=even_columns(len(x)))
 
 def _result(steps, decode):
-    "What there is to see of a trajectory: its slider, or the picture of its only step"
-    n = len(steps[0].x)
-    if len(steps) > 1: return slider(steps, items=n, decode=decode)
+    "What there is to see of one or several trajectories: a slider, or the picture of a single step"
+    several = isinstance(steps, dict)
+    walks = list(steps.values()) if several else [steps]
+    n, at = len(walks[0][0].x), 0. if several else math.pi/3
+    if max(map(len, walks)) > 1: return slider(steps, items=n, decode=decode, at=at)
     from ipywidgets import HTML
     pic = to_frames(steps, items=n, decode=decode)[0]
     return HTML(_html(pic, 'the only step: above, the mixture x; below, the guess of x0'))
@@ -136,10 +153,11 @@ class _Drawing:
         if self.thread and self.thread.is_alive(): return
         values = {k: widget.value for k, widget in self.set.items()}
         try:
-            order = _order(self.model, values, self.n, self.shape)
-            total = len(stops(self.model, order['calls'], order['sampler']))
-            self.bar.value, self.bar.max = 0, total
-            self.thread = _Errand(trajectory(self.model, **order), self._step, self._done)
+            orders = _orders(self.model, values, self.n, self.shape)
+            lengths = [len(stops(self.model, o['calls'], o['sampler'])) for o in orders.values()]
+            self.bar.value, self.bar.max = 0, sum(lengths)
+            walks = {name: trajectory(self.model, **o) for name, o in orders.items()}
+            self.thread = _Errand(walks, self._step, self._done)
         except Exception as e: return self.complain(e)       # in the page: a callback has no caller
         self.go.disabled, self.stop.disabled = True, False
         self.thread.start()
@@ -148,20 +166,22 @@ class _Drawing:
         "Show an error in the page"
         self.note.value = f'<b>{type(error).__name__}</b>: {html.escape(str(error))}'
 
-    def _step(self, steps):
+    def _step(self, step):
         "In the thread: how far it is, and the current guess"
-        guess = steps[-1].x0
-        if self.decode: guess = self.decode(guess)
-        self.bar.value, self.live.value = len(steps), _html(_look(guess), 'the current guess')
+        guess = self.decode(step.x0) if self.decode else step.x0
+        self.bar.value += 1
+        self.live.value = _html(_look(guess), 'the current guess')
 
     def _done(self, errand):
         "In the thread: the slider, or what went wrong"
         try:
             if errand.error: raise errand.error
-            self.steps, self.out.children = errand.steps, [_result(errand.steps, self.decode)]
+            self.steps = errand.made.get('', errand.made)
+            self.out.children = [_result(self.steps, self.decode)]
+            count = sum(map(len, errand.made.values()))
             stopped = ', stopped' if errand.halt.is_set() else ''
             words = f'; {self.words}' if self.words else ''
-            self.note.value = f'{len(self.steps)} of {self.bar.max} steps{stopped}{words}'
+            self.note.value = f'{count} of {self.bar.max} steps{stopped}{words}'
         except Exception as e: self.complain(e)
         finally: self.live.value, self.go.disabled, self.stop.disabled = '', False, True
 
@@ -198,6 +218,9 @@ def _playground():
             self.stop.on_click(lambda _: self.thread.halt.set())
             def other(change): self.set['eta'].disabled = change['new'] not in _with_eta
             self.set['sampler'].observe(other, 'value')
+            def several(change): self.set['calls'].disabled = change['new']
+            self.set['beside'].observe(several, 'value')
+            several(dict(new=self.set['beside'].value))
 
         def _repr_mimebundle_(self, **kwargs):
             bundle = super()._repr_mimebundle_(**kwargs)

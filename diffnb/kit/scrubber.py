@@ -128,9 +128,10 @@ def _rows(reel):
     return [f'<div class="diffnb-walks">{row}</div>' for row in rows]
 
 def _opening(reel, at):
-    "Number of the frame at which the first trajectory is nearest to an angle"
-    shots = next(iter(reel.shots.values()))
-    off = [abs(shots[frame[0]].phi - at) for frame in reel.frames]
+    "Number of the frame at which the trajectory with most steps is nearest to an angle"
+    walks = list(reel.shots.values())
+    longest = max(range(len(walks)), key=lambda i: len(walks[i]))
+    off = [abs(walks[longest][frame[longest]].phi - at) for frame in reel.frames]
     return off.index(min(off))
 
 # %% ../../nbs/kit/scrubber.ipynb #3c4ed279
