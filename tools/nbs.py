@@ -1,7 +1,8 @@
-"""Look after the notebooks: python tools/nbs.py run|check|readme|docs [files]
+"""Look after the notebooks: python tools/nbs.py run|check|front|readme|docs [files]
 
 run     execute top to bottom and keep the outputs (cells marked slow, peers or eval: false keep theirs; --flags runs some of them too)
 check   what a reader must never meet: widget state, error outputs, fat files, imports of later notebooks
+front   write the badges below the titles, and the first cell, which installs on Colab
 readme  write README.md from nbs/index.ipynb; with --check only say whether it is stale
 docs    write the site into _docs/
 """
@@ -15,6 +16,8 @@ import time
 from pathlib import Path
 
 import nbformat
+
+import front
 
 root = Path(__file__).resolve().parent.parent
 nbs = root/'nbs'
@@ -78,7 +81,7 @@ def write(nb, f):
 
 def python(cell):
     "The syntax tree of a cell, without the lines that only IPython knows"
-    return ast.parse(re.sub(r'^[%!].*$', '', source(cell), flags=re.M))
+    return ast.parse(re.sub(r'^( *)[%!].*$', r'\1pass', source(cell), flags=re.M))
 
 
 def needed(cell):
@@ -107,6 +110,7 @@ def check(files):
         if 'widgets' in nb['metadata']: bad.append(f'{f.name}: saved widget state')
         if f.stat().st_size > limit: bad.append(f'{f.name}: {f.stat().st_size // 1000} kB, over {limit // 1000}')
         if any(o['output_type'] == 'error' for c in code for o in c['outputs']): bad.append(f'{f.name}: an output is an error')
+        bad += front.complaints(f, nb['cells'])
         if code and not any(c['outputs'] for c in code): bad.append(f'{f.name}: no outputs, run it')
         for i, c in enumerate(code):
             try: body = python(c).body
@@ -144,7 +148,7 @@ def readme():
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('verb', choices=['run', 'check', 'readme', 'docs'])
+    p.add_argument('verb', choices=['run', 'check', 'front', 'readme', 'docs'])
     p.add_argument('files', nargs='*', type=Path, help='notebooks; all when none is named')
     p.add_argument('--flags', nargs='*', default=[], help='run: execute cells with these marks too (slow, peers)')
     p.add_argument('--check', action='store_true', help='readme: write nothing, exit 1 when README.md is stale')
@@ -155,6 +159,8 @@ def main():
         bad = check(files)
         print('\n'.join(bad) or f'{len(files)} notebooks are fit to be read')
         sys.exit(bool(bad))
+    if a.verb == 'front':
+        for f in filter(front.has_front, files): front.write(f)
     if a.verb == 'readme':
         text, f = readme(), root/'README.md'
         if not a.check: f.write_text(text, encoding='utf-8')
