@@ -50,6 +50,11 @@ def cell(source, outputs=()): return dict(cell_type='code', id='x', metadata={},
     (lambda nb: nb['cells'].append(cell('#| export\nfrom . import samplers')), 'only from below'),
     (lambda nb: nb['cells'].append(cell('import os; os.getcwd()')), 'mixes imports'),
     (lambda nb: nb['cells'].append(cell('one two')), 'is not Python'),
+    (lambda nb: nb['cells'].append(cell('import pytest')), 'needs pytest'),
+    (lambda nb: nb['cells'].append(cell('from fastcore.test import test_fail')), 'needs fastcore.test'),
+    (lambda nb: nb['cells'].append(cell('def f():\n    import resource')), 'needs resource'),
+    (lambda nb: nb['cells'].append(cell('p.send_signal(signal.SIGKILL)')), 'needs signal.SIGKILL'),
+    (lambda nb: nb['cells'].append(cell("open('../results/mnist.json')")), 'needs ../results'),
     (lambda nb: [c.update(outputs=[]) for c in nb['cells'] if c['cell_type'] == 'code'], 'no outputs'),
 ])
 def test_a_bad_notebook_is_noticed(tmp_path, change, says):

@@ -95,6 +95,21 @@ def needed(cell):
     return [n.removeprefix('diffnb.') for n in names if n.startswith('diffnb.')]
 
 
+strangers = {'pytest', 'nbdev', 'fastcore', 'execnb', 'resource', 'fcntl', 'pwd', 'termios'}
+posix = {('os', 'fork'), ('os', 'killpg'), ('signal', 'SIGKILL'), ('signal', 'SIGALRM')}
+
+
+def unportable(cell):
+    "What a cell asks for that a reader does not have: with the package alone, or on Windows"
+    found = []
+    for s in ast.walk(python(cell)):
+        if isinstance(s, ast.Import): found += [a.name for a in s.names if a.name.split('.')[0] in strangers]
+        if isinstance(s, ast.ImportFrom) and (s.module or '').split('.')[0] in strangers: found.append(s.module)
+        if isinstance(s, ast.Attribute) and isinstance(s.value, ast.Name) and (s.value.id, s.attr) in posix: found.append(f'{s.value.id}.{s.attr}')
+        if isinstance(s, ast.Constant) and isinstance(s.value, str) and '../results' in s.value: found.append(s.value)
+    return found
+
+
 def place(f):
     "(floor, number) of a notebook: kit stands below the lessons, apps above"
     floor = dict(kit=0, apps=2).get(f.parent.name, 1)
@@ -117,6 +132,7 @@ def check(files):
             except SyntaxError:
                 bad.append(f'{f.name}: code cell {i} is not Python')
                 continue
+            bad += [f'{f.name}: code cell {i} needs {name}, which a reader may not have' for name in unportable(c)]
             tops = [isinstance(s, (ast.Import, ast.ImportFrom)) for s in body]
             if any(tops) and not all(tops) and not last.search(source(c)):
                 bad.append(f'{f.name}: code cell {i} mixes imports with other code')
