@@ -19,6 +19,8 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 kernel = ['nbclient', 'ipykernel']
+apart = shutil.ignore_patterns('.*', 'nbs', 'tests', 'build', 'dist', '*.egg-info', '__pycache__',
+                               'runs', 'demo', '_docs', '_proc')
 run = '''
 import sys, nbformat
 from nbclient import NotebookClient
@@ -36,7 +38,8 @@ def install(env, constraints):
     pip = [python_of(env), '-m', 'pip', '--disable-pip-version-check', 'install', '-q']
     limits = ['-c', constraints] if constraints else []
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([*pip[:-2], 'wheel', '-q', '--no-deps', '-w', folder, root], check=True)
+        source = shutil.copytree(root, Path(folder)/'source', ignore=apart)    # nothing of an old build
+        subprocess.run([*pip[:-2], 'wheel', '-q', '--no-deps', '-w', folder, source], check=True)
         wheel, = Path(folder).glob('*.whl')
         subprocess.run([*pip, *limits, wheel, *kernel], check=True)
         subprocess.run([*pip, '--force-reinstall', '--no-deps', wheel], check=True)
