@@ -220,7 +220,8 @@ def trained(to, opt=adamw):
 def turned(to):
     "The loss of a network that learns longer turns"
     torch.manual_seed(0)
-    m = to(Turner(TurnUNet(1, 8, (1, 2), classes=3), shape=(1, 8, 8))).train()
+    net = TurnUNet(1, width=8, mults=(1, 2), classes=3, zero=False)
+    m = to(Turner(net, shape=(1, 8, 8))).train()
     def run():
         torch.manual_seed(1)
         return m.loss(to(X), to(Y), to(PHI), to(E)).detach()
@@ -382,9 +383,9 @@ CALLS = {
     'repaint_path': (1, lambda to: partial(repaint_path, to(ANGLES.float()))),
     # 15_likelihood
     'velocity': (0, lambda to: partial(velocity, ideal(to(X)), to(E), .7)),
-    'log_likelihood': (0, lambda to: lambda: log_likelihood(
+    'log_likelihood': (1, lambda to: lambda: log_likelihood(
         ideal(to(P)), to(-P), ANGLES).nats),
-    'log_likelihood, probes': (0, lambda to: lambda: log_likelihood(
+    'log_likelihood, probes': (1, lambda to: lambda: log_likelihood(
         ideal(to(X)), to(E), ANGLES, probes=2, generator=torch.Generator().manual_seed(0)).nats),
     'dequantise': (1, lambda to: partial(
         dequantise, to(BYTES), torch.Generator().manual_seed(0))),

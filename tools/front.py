@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 root = Path(__file__).resolve().parent.parent
 badge = re.compile(r'\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\) ?')   # a picture that is a link
-title = re.compile(r'# .+\n(\n> .+\n?)?')
+title = re.compile(r'# .+(\n\n> .+)?')
 mark = 'google.colab'
 
 
@@ -53,7 +53,7 @@ def source(cell): return ''.join(cell['source'])
 def with_badges(text, line):
     "The text of a title cell, with this line of badges below the title"
     text = re.sub(r'\n\n\n+', '\n\n', badge.sub('', text)).rstrip('\n')
-    head = title.match(text)[0].rstrip('\n')
+    head = title.match(text)[0]
     rest = text[len(head):].strip('\n')
     return '\n\n'.join([head, line, *([rest] if rest else [])])
 
