@@ -7,6 +7,7 @@ import pytest
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tools'))
+import alone  # noqa: E402
 import front  # noqa: E402
 import nbs  # noqa: E402
 
@@ -129,3 +130,15 @@ def test_the_first_cell_installs_on_colab_and_nowhere_else(words, asked):
     code = TransformerManager().transform_cell(front.first_cell())
     exec(code, dict(get_ipython=lambda: shell))
     assert shell.asked == asked
+
+
+@pytest.mark.parametrize('code, says', [
+    ('import os\nassert os.listdir() == ["one.ipynb"] and "IN_TEST" in os.environ', ''),
+    ('assert 1 == 2', 'assert 1 == 2'),
+    ('open("../two.json")', 'FileNotFoundError')])
+def test_a_notebook_alone_finds_nothing_beside_it(tmp_path, code, says):
+    import nbformat
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), tmp_path/'one.ipynb')
+    (tmp_path.parent/'two.json').write_text('{}')
+    said = alone.alone(sys.executable, tmp_path/'one.ipynb', fast=True)
+    assert says in said if says else said == ''

@@ -53,9 +53,10 @@ def alone(python, notebook, fast=False):
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         shutil.copy(notebook, folder)
         own = dict(HOME=folder, DIFFNB_DATA=str(Path(folder)/'data'), IPYTHONDIR=folder)
+        if fast: own['IN_TEST'] = '1'
         words = [python, '-c', run, notebook.name]
-        done = subprocess.run(words, cwd=folder, env={**kept, **own, **({'IN_TEST': '1'} if fast else {})},
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = subprocess.run(words, cwd=folder, env={**kept, **own}, stdin=subprocess.DEVNULL,
+                              capture_output=True, encoding='utf-8', errors='replace')
     return '' if done.returncode == 0 else done.stderr[-1500:] or f'code {done.returncode}'
 
 
