@@ -139,6 +139,5 @@ def test_the_first_cell_installs_on_colab_and_nowhere_else(words, asked):
 def test_a_notebook_alone_finds_nothing_beside_it(tmp_path, code, says):
     import nbformat
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), tmp_path/'one.ipynb')
-    (tmp_path.parent/'two.json').write_text('{}')
     said = alone.alone(sys.executable, tmp_path/'one.ipynb', fast=True)
     assert says in said if says else said == ''

@@ -50,9 +50,11 @@ def alone(python, notebook, fast=False):
     "Run a notebook in a folder that holds nothing else; '' or the end of what went wrong"
     hidden = 'PYTHONPATH', 'MPLBACKEND', 'IN_TEST', 'JUPYTER_PATH', 'DIFFNB_DATA'
     kept = {k: v for k, v in os.environ.items() if k not in hidden}
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temp:
+        folder, home = Path(temp)/'notebook', str(Path(temp)/'home')
+        folder.mkdir()
         shutil.copy(notebook, folder)
-        own = dict(HOME=folder, DIFFNB_DATA=str(Path(folder)/'data'), IPYTHONDIR=folder)
+        own = dict(HOME=home, DIFFNB_DATA=home, IPYTHONDIR=home)
         if fast: own['IN_TEST'] = '1'
         words = [python, '-c', run, notebook.name]
         done = subprocess.run(words, cwd=folder, env={**kept, **own}, stdin=subprocess.DEVNULL,
