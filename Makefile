@@ -48,9 +48,11 @@ test-slow: .venv/installed-dev+lab+browser+peers
 	@echo 'Running the notebooks and the tests with everything that takes long'
 	@MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n $(WORKERS) --dist worksteal --nbflags 'slow peers' nbs tests
 
+# JupyterLab does not start for root, as in a container, unless it is told to
+lab: ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 lab: .venv/installed-dev+lab
 	@echo 'Opening the course in JupyterLab; Ctrl-C twice ends it'
-	@$(PY) -m jupyter lab --notebook-dir=nbs
+	@$(PY) -m jupyter lab --notebook-dir=nbs $(ROOT)
 
 prepare: .venv/installed-dev
 	@echo 'Exporting the library, running the notebooks, writing README.md'

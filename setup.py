@@ -2,8 +2,10 @@
 import shlex
 from configparser import ConfigParser
 from pathlib import Path
+from shutil import copy
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 cfg = ConfigParser(delimiters=['='])
@@ -28,6 +30,24 @@ def long_description():
     return text.replace('](nbs/', f']({raw}/nbs/')
 
 
+def results():
+    "What notebooks show of long runs; not the pictures with photographs, which git leaves out too"
+    files = [f for kind in ('*.json', '*/*.png', '*/eps.safetensors')
+             for f in sorted((here/'results').glob(kind))]
+    return [f for f in files if not f.stem.endswith(('real', 'nearest'))]
+
+
+class WithResults(build_py):
+    "Put the results into the package; an editable install finds them beside it"
+    def run(self):
+        super().run()
+        if self.editable_mode: return
+        for f in results():
+            to = Path(self.build_lib)/cfg['lib_path']/f.relative_to(here)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            copy(f, to)
+
+
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'],
     keywords=cfg['keywords'].split(),
@@ -42,6 +62,7 @@ setup(
                  *lines('classifiers')],
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']),
     package_data={cfg['lib_path']: ['*.safetensors', '*.json', 'families/*.json', 'py.typed']}, zip_safe=False,
+    cmdclass=dict(build_py=WithResults),
     python_requires='>=' + cfg['min_python'],
     install_requires=shlex.split(cfg['requirements']),
     extras_require={k.removesuffix('_requirements'): shlex.split(v) for k, v in cfg.items()

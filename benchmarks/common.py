@@ -1,5 +1,4 @@
 "Side by side in one process: take turns, repeat, quote medians and ratios"
-import fcntl
 import json
 import os
 import platform
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import torch
+from filelock import FileLock  # comes with torch
 
 results = Path(__file__).resolve().parent.parent/'results'
 
@@ -32,12 +32,19 @@ def turns(contestants, rounds, unit=1e6, clock=time.perf_counter):
     return {name: statistics.median(t) for name, t in times.items()}
 
 
+def needs_linux():
+    "End with a clear line where the kernel's counters are not there"
+    if not Path('/proc/self/status').exists():
+        sys.exit('this reads the counters of the Linux kernel in /proc: run it on Linux')
+
+
 def peak_mb(code, *args):
     """The peak memory in MB of a Python process of its own that runs this code, which says nothing.
 
     `ru_maxrss` is no measure of that: a child begins with the peak of the process that started it.
     The kernel's high-water mark of the address space (Linux) begins anew with the program.
     """
+    needs_linux()
     asks = "\nprint(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     words = [sys.executable, '-c', code + asks, *args]
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
@@ -49,6 +56,11 @@ def processor():
     try: names = [s.split(':')[1].strip() for s in Path('/proc/cpuinfo').read_text().splitlines() if s.startswith('model name')]
     except OSError: names = []
     return f'{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads'
+
+
+def load():
+    "How busy the machine is, by the minute, or by five or fifteen; [] where the system does not say"
+    return [round(v, 1) for v in os.getloadavg()] if hasattr(os, 'getloadavg') else []
 
 
 def git(*args): return subprocess.run(['git', *args], capture_output=True, text=True, cwd=results.parent).stdout.strip()
@@ -86,8 +98,7 @@ def noted(name, out=results):
 def change(name, how, out=results):
     "Read results/NAME.json, let `how` change it, and write it, whoever else is writing"
     out.mkdir(parents=True, exist_ok=True)
-    with open(out/'.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(out/'.lock'):
         record = noted(name, out)
         how(record)
         (out/f'{name}.json').write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')

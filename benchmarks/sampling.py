@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 
-from common import keep
+from common import keep, needs_linux
 
 # The kernel's high-water mark: ru_maxrss would begin with the peak of the process that starts this
 watched = '''
@@ -33,6 +33,7 @@ def order(n, calls, folder):
 
 
 if __name__ == '__main__':
+    needs_linux()
     with tempfile.TemporaryDirectory() as folder: rows = [order(n, 20, folder) for n in (1000, 10_000)]
     for r in rows: print(r)
     keep('cli', rows=rows)

@@ -3,7 +3,6 @@
 python benchmarks/scrubber.py       needs Chromium, jupyterlab and playwright (make bench)
 """
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -11,7 +10,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import keep
+from common import keep, load
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tests'))
 import lab as driver  # noqa: E402
@@ -144,7 +143,7 @@ def main():
               f'playground: from the draw button to the slider, ten guided digits, {torch.get_num_threads()} threads': f'{statistics.median(drawn):.1f} s', 'the HTML file, 60 frames of 16 digits': f'{html//1000} kB',
               'a notebook with two such sliders, as JupyterLab saves it': f'{saved//1000} kB'}
     keep('scrubber', table=shown, jupyterlab=live, without_kernel=gone, html_file=alone, build_s=[round(t, 3) for t in build], build_28_s=[round(t, 3) for t in build_28], playground_s=[round(t, 2) for t in drawn],
-         seed=0, seconds=round(time.time() - begun), html_bytes=html, notebook_bytes=saved, load=[round(v, 1) for v in os.getloadavg()])
+         seed=0, seconds=round(time.time() - begun), html_bytes=html, notebook_bytes=saved, load=load())
     print('\n'.join(f'{k:75}{v}' for k, v in shown.items()))
 
 

@@ -8,8 +8,6 @@ may take `limit` MB beyond what it has after its imports (RLIMIT_DATA, Linux). R
 """
 import argparse
 import json
-import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common import keep
+from common import keep, needs_linux
 
 N, SIZE, LIMIT, BS = 20_000, 96, 250, 64
 
@@ -41,6 +39,7 @@ def data_mb(): return int(Path('/proc/self/status').read_text().split('VmData:')
 
 def trial(images, how, folder, steps, limit):
     "In a process of its own: train from the stream, or read everything"
+    import resource
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
     from diffnb.apps.datasets import load_data, stream
@@ -67,6 +66,7 @@ def finish(p):
 
 
 def main():
+    needs_linux()
     with tempfile.TemporaryDirectory() as temp:
         images, steps = Path(temp)/'images', N//BS + 20                       # a little more than one pass
         make(images, N)
@@ -75,7 +75,7 @@ def main():
         rows['stream'] = finish(start([images, 'stream', Path(temp)/'whole', steps, LIMIT]))
         p, table = start([images, 'stream', Path(temp)/'killed', steps, LIMIT]), Path(temp)/'killed'/'log.csv'
         while not (table.exists() and table.read_text().count('\n') > steps//2): time.sleep(.05)
-        p.send_signal(signal.SIGKILL)
+        p.kill()
         p.communicate()
         rows['stream, killed and resumed'] = finish(start([images, 'stream', Path(temp)/'killed', steps, LIMIT]))
         a, b = ((Path(temp)/k/'model.safetensors').read_bytes() for k in ('whole', 'killed'))

@@ -6,7 +6,6 @@ every number in results/super_resolution.json as it comes, with pictures in resu
     python benchmarks/super_resolution.py table              measures only
 """
 import argparse
-import fcntl
 import json
 import time
 from functools import partial
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from common import about, results
+from common import about, change, results
 from diffnb.apps.checkpoints import load
 from diffnb.apps.datasets import load_data
 from diffnb.apps.enlarger import Enlarger
@@ -36,12 +35,7 @@ k = 4
 
 def note(out, section, row):
     "Put a row into results/super_resolution.json, whoever else is writing"
-    out.mkdir(exist_ok=True)
-    with open(out/'.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        record = json.loads((out/'super_resolution.json').read_text()) if (out/'super_resolution.json').exists() else {}
-        record.setdefault(section, {}).update(row)
-        (out/'super_resolution.json').write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')
+    change('super_resolution', lambda record: record.setdefault(section, {}).update(row), out)
     print(section, '|', row, flush=True)
 
 

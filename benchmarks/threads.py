@@ -153,7 +153,8 @@ def main():
     p.add_argument('--work', action='store_true', help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.work: return work()
-    from common import keep
+    from common import keep, needs_linux
+    needs_linux()
     turns = measure(a.threads, a.seconds, a.rounds)
     speeds = medians(turns, 1)
     for size, by_name in speeds.items():

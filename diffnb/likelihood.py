@@ -89,11 +89,12 @@ def log_likelihood(
 def dequantise(
     x:Tensor,       # Grey values 0 to 255, `(B, ...)`, of any dtype
     generator=None, # A `torch.Generator`
-)->Tensor:          # In [-1, 1] and half a bin beyond, float64
+)->Tensor:          # In [-1, 1] and half a bin beyond; float64 on a CPU, float32 elsewhere
     "Spread every grey value over its bin (Theis et al. 2016, arXiv:1511.01844)"
     u = torch.rand(x.shape, generator=generator, dtype=torch.float64,
-                   device=getattr(generator, 'device', x.device))
-    return (x.double() + u.to(x.device) - .5)/127.5 - 1
+                   device=getattr(generator, 'device', 'cpu'))
+    y = (x.cpu().double() + u.cpu() - .5)/127.5 - 1       # some devices have no float64
+    return y if x.device.type == 'cpu' else y.float().to(x.device)
 
 def bits_per_dim(
     nats:Tensor, # Log densities of items in [-1, 1], `(B,)`

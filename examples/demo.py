@@ -4,7 +4,6 @@ Leaves in demo/: samples.png, trajectory.png, trajectory.gif, trajectory.html (t
 """
 import argparse
 import functools
-import resource
 import sys
 import time
 import warnings
@@ -41,6 +40,14 @@ def report(name, x, y, probs, train):
     p = probs(x)
     near = torch.cdist(x.flatten(1), to_float(train.x).flatten(1)).min(1).values/x[0].numel()**.5
     return f'  {name:<28}{(p.argmax(1) == y).float().mean():>12.1%}{p.max(1).values.mean():>14.1%}{near.median():>22.3f}'
+
+
+def peak_memory():
+    "The most memory that this took, in words; '' on Windows, which counts otherwise"
+    try: import resource
+    except ImportError: return ''
+    unit = 2**20 if sys.platform.startswith('linux') else 2**30
+    return f', at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/unit:.1f} GB of memory'
 
 
 def main():
@@ -94,8 +101,7 @@ def main():
     print('   ', str(FLD('digits')(grid)).replace('\n', '\n    '))
     print('   A nearest distance far below that of real digits would mean that the model copies what it was shown.')
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform.startswith('linux') else 2**30)
-    print(f'\nDone in {time.time() - begin:.0f} s, at most {peak:.1f} GB of memory. Now look at {a.out}/samples.png, trajectory.gif (noise above, what the network believes below) and loss.png.')
+    print(f'\nDone in {time.time() - begin:.0f} s{peak_memory()}. Now look at {a.out}/samples.png, trajectory.gif (noise above, what the network believes below) and loss.png.')
     print(f'Open {a.out}/trajectory.html in a browser to move through the same walk with the arrow keys.')
     print('Next: `make lab` opens the course; begin with index.ipynb. Or in Python:')
     print(f'  from diffnb.all import *; model = load("{a.out}/model.safetensors")')

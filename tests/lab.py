@@ -120,12 +120,17 @@ class Lab:
         for s in self.api('sessions'): self.api(f"sessions/{s['id']}", 'DELETE')
         self.until(lambda: not self.api('kernels'), 60, 'the kernels to end')
 
+    def end(self, sig):
+        "The server and what it started: a group of its own, by start_new_session, where there are groups"
+        if hasattr(os, 'killpg'): os.killpg(self.server.pid, sig)
+        else: self.server.kill()
+
     def __exit__(self, *_):
         with contextlib.suppress(Exception): self.end_kernels()
         with contextlib.suppress(Exception): self.api('shutdown', 'POST')           # SIGTERM alone can take it 20 s
-        for sig in (signal.SIGTERM, signal.SIGKILL):
+        for sig in (signal.SIGTERM, getattr(signal, 'SIGKILL', signal.SIGTERM)):
             try: self.server.wait(5); break
-            except subprocess.TimeoutExpired: os.killpg(self.server.pid, sig)      # a group of its own: start_new_session
+            except subprocess.TimeoutExpired: self.end(sig)
         self.server.wait()
         self.log.close()
         shutil.rmtree(self.folder, ignore_errors=True)

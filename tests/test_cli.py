@@ -61,6 +61,7 @@ for kill in range(21):
 '''
 
 
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs os.fork, which Windows has not')
 def test_twenty_kills(tmp_path):
     "At random moments, and in the middle of saving: the run ends at the same weights, to the bit, as one that nobody touched"
     run = ['train', *points, '--steps', '240', '--every-save', '4', '--label-dropout', '.2', '--valid', '.1']
@@ -76,6 +77,7 @@ def test_twenty_kills(tmp_path):
     assert not list((tmp_path/'killed').rglob('.*'))
 
 
+@pytest.mark.skipif(os.name == 'nt', reason='Windows sends a process no such signal')
 @pytest.mark.parametrize('sig, code', [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_polite_signal_saves_and_says_so(tmp_path, sig, code):
     p = subprocess.Popen([sys.executable, '-m', 'diffnb.apps.cli', 'train', *points, '--steps', '100000', '--out', str(tmp_path)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

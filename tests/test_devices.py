@@ -27,10 +27,12 @@ from diffnb.apps.exchange import from_diffusers
 from diffnb.denoiser import Denoiser, channel_stats, per_item, weigh
 from diffnb.editing import (
     blur, data_consistency, grey, inpaint, invert, repaint_path, sdedit_path, shrink, slerp)
+from diffnb.few_steps import Turner, TurnUNet
 from diffnb.embedding import AngleEmbed, LabelEmbed, angle_features, log_sigma, sinusoidal
 from diffnb.apps.generation import generate, trajectory
 from diffnb.guidance import amount, clamp, dynamic, given, guide, interval, project, steer
 from diffnb.kit.checks import check_labels
+from diffnb.likelihood import dequantise, log_likelihood, velocity
 from diffnb.oracle import labelled
 from diffnb.oracle import ideal, mixture, score
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last, refresh, seeded
@@ -215,6 +217,17 @@ def trained(to, opt=adamw):
     return run
 
 
+def turned(to):
+    "The loss of a network that learns longer turns"
+    torch.manual_seed(0)
+    net = TurnUNet(1, width=8, mults=(1, 2), classes=3, zero=False)
+    m = to(Turner(net, shape=(1, 8, 8))).train()
+    def run():
+        torch.manual_seed(1)
+        return m.loss(to(X), to(Y), to(PHI), to(E)).detach()
+    return run
+
+
 def averaged(to):
     "The weights of an average after two updates"
     m = to(model())
@@ -368,6 +381,16 @@ CALLS = {
     'slerp': (6, lambda to: partial(slerp, to(X), to(E), .3)),
     'sdedit_path': (1, lambda to: partial(sdedit_path, to(ANGLES.float()), .7)),
     'repaint_path': (1, lambda to: partial(repaint_path, to(ANGLES.float()))),
+    # 15_likelihood
+    'velocity': (0, lambda to: partial(velocity, ideal(to(X)), to(E), .7)),
+    'log_likelihood': (1, lambda to: lambda: log_likelihood(
+        ideal(to(P)), to(-P), ANGLES).nats),
+    'log_likelihood, probes': (1, lambda to: lambda: log_likelihood(
+        ideal(to(X)), to(E), ANGLES, probes=2, generator=torch.Generator().manual_seed(0)).nats),
+    'dequantise': (1, lambda to: partial(
+        dequantise, to(BYTES), torch.Generator().manual_seed(0))),
+    # 14_few_steps
+    'a loss of turns': (0, turned),
     # apps/generation
     'trajectory':
         (0, lambda to: partial(last, trajectory(to(model()), range(4), clip=False, calls=3))),

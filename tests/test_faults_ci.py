@@ -17,6 +17,7 @@ def program(fname, text):
     fname.chmod(0o755)
 
 
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='.ci/run is for Debian')
 def test_ci_installs_the_browser_where_there_is_none(tmp_path):
     "The beginning of .ci/run, with an apt-get that writes down what it is asked"
     begin = (root/'.ci'/'run').read_text().split('out=$(mktemp)')[0]

@@ -1,4 +1,5 @@
 "What other systems refuse and Linux lets pass, seen from Linux; and how a script ends"
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffnb.kit import files
 from diffnb.kit.files import load_state, save_state
 
 linux = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
@@ -46,6 +48,24 @@ def test_the_samples_are_let_go_of_before_they_are_deleted(tmp_path, monkeypatch
     assert file.exists() and not in_use(file)
     gallery.close()
     assert found == [False] and not file.exists()
+
+
+def test_a_file_that_is_being_read_is_replaced_when_the_reader_is_done(tmp_path, monkeypatch):
+    "Windows says 'access denied' as long as the old file is open anywhere"
+    save_state(tmp_path/'s.safetensors', [1])
+    real, tries = os.replace, []
+    def busy(temp, fname):
+        tries.append(fname)
+        if len(tries) < 3: raise PermissionError(13, 'Access is denied')
+        real(temp, fname)
+    monkeypatch.setattr(files.os, 'replace', busy)
+    monkeypatch.setattr(files, '_waits', (.001,)*4)
+    assert load_state(save_state(tmp_path/'s.safetensors', [2])) == [2] and len(tries) == 3
+    tries.clear()
+    monkeypatch.setattr(files, '_waits', (.001,))
+    with pytest.raises(ValueError, match='Access is denied.*untouched'):
+        save_state(tmp_path/'s.safetensors', [3])
+    assert load_state(tmp_path/'s.safetensors') == [2] and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize('seconds', [0, .5])

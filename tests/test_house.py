@@ -66,6 +66,9 @@ def test_the_two_hour_way_is_counted(copy):
     nb['cells'].append(dict(cell_type='markdown', id='x', metadata={}, source=['three more words']))
     fname.write_text(json.dumps(nb), encoding='utf-8')
     assert together() == [cells + 1, words + 3]
+    nb['cells'][-1]['source'] = ['[![Open in Colab](a.svg)](a) three more [![B](b)](b) words']
+    fname.write_text(json.dumps(nb), encoding='utf-8')
+    assert together() == [cells + 1, words + 3]
 
 
 def test_a_two_hour_way_that_grew_is_noticed(copy, monkeypatch):

@@ -182,16 +182,16 @@ def test_the_derivative_of_the_guess_is_a_covariance():
 
 
 def test_the_cost_that_the_lesson_quotes():
-    cost = json.loads((root/'results/guidance.json').read_text())['ratio']
+    cost = json.loads((root/'results/guidance.json').read_text(encoding='utf-8'))['ratio']
     assert cost['w = 2'] <= 2.05 and cost['w = 1'] <= 1.02
-    text = (root/'nbs/12_guidance.ipynb').read_text()
+    text = (root/'nbs/12_guidance.ipynb').read_text(encoding='utf-8')
     said = f"costs {cost['w = 2']:.2f} of an unguided one"
     assert said in text and f"{cost['w = 2, 20 to 60 degrees']:.2f} (U-Net" in text
 
 
 def test_the_table_that_the_lesson_quotes():
-    record = json.loads((root/'results/guidance-mnist.json').read_text())
-    lesson = json.loads((root/'nbs/12_guidance.ipynb').read_text())
+    record = json.loads((root/'results/guidance-mnist.json').read_text(encoding='utf-8'))
+    lesson = json.loads((root/'nbs/12_guidance.ipynb').read_text(encoding='utf-8'))
     text = '\n'.join(''.join(c['source']) for c in lesson['cells'])
     for name, r in record['rows'].items():
         error = 100*r['se']/(evaluator()[1]['mnist-test'].noise - r['floor'])

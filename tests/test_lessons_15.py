@@ -133,8 +133,8 @@ def test_exercises(number, right, wrong):
 
 
 def test_the_text_says_what_was_measured():
-    rows = json.loads((root/'results'/'likelihood.json').read_text())
-    text = (root/'nbs'/'15_likelihood.ipynb').read_text()
+    rows = json.loads((root/'results'/'likelihood.json').read_text(encoding='utf-8'))
+    text = (root/'nbs'/'15_likelihood.ipynb').read_text(encoding='utf-8')
     for name, row in rows['rows'].items():
         error = f'{max(row["se"], .01):.2f}'.lstrip('0')
         assert f'| {row["bits"]:.2f} | ± {error} |' in text, name

@@ -3,11 +3,13 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from PIL import Image
 
 from diffnb.apps.checkpoints import load
 
+pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs os.fork, which Windows has not')
 env = {**os.environ, 'OMP_NUM_THREADS': '1'}
 
 # A parent that has imported everything forks each life of the run. Each is killed at a random moment, after at least one more step

@@ -17,11 +17,13 @@ assert kept == ['diffnb', f'diffnb-{diffnb.__version__}.dist-info'], kept
 assert not {'matplotlib', 'sklearn', 'accelerate', 'torch'} & set(sys.modules), 'import diffnb must be light'
 
 import torch  # noqa: E402
+from PIL import Image  # noqa: E402
 from diffnb.apps.checkpoints import load  # noqa: E402
 from diffnb.apps.datasets import load_data  # noqa: E402
 from diffnb.apps.runs import fit  # noqa: E402
 from diffnb.denoiser import Denoiser  # noqa: E402
 from diffnb.fld import FLD  # noqa: E402
+from diffnb.kit.files import results_folder  # noqa: E402
 from diffnb.kit.pictures import show_images  # noqa: E402
 from diffnb.oracle import ideal  # noqa: E402
 from diffnb.samplers import ddim, last  # noqa: E402
@@ -35,4 +37,10 @@ assert last(ddim(Denoiser(UNet(1)), x, path(cosine, 2))).x.shape == x.shape
 assert fit(Denoiser(UNet(1)), images, steps=2, bs=8, seed=0).training is False
 assert show_images(x).size[0] > 0
 assert FLD('mnist-test').ref.stats.n == 10_000 and load('mnist').notes['parameters'] == 376_913
+stored = sorted(f.relative_to(results_folder()).as_posix() for f in results_folder().rglob('*.*'))
+assert results_folder().parent == Path(diffnb.__file__).parent and len(stored) > 100, stored
+assert {'mnist.json', 'spiral.json', 'cifar10/eps.safetensors'} <= {*stored}, stored
+assert not [s for s in stored if s.endswith(('real.png', 'nearest.png', '.lock'))], stored
+for name in stored:
+    if name.endswith('.png'): Image.open(results_folder()/name).verify()
 print('the package works')

@@ -13,6 +13,8 @@ import re
 import sys
 from pathlib import Path
 
+from front import badge
+
 root = Path(__file__).resolve().parent.parent
 floors = ['kit', 'lessons', 'apps']
 
@@ -137,9 +139,10 @@ way_cells, way_words = 320, 9000              # what it may hold at most
 
 
 def cells_and_words(f):
-    "How many cells a notebook has, and how many words of text stand in them"
+    "How many cells a notebook has, and how many words of text stand in them; a badge is no word"
     cells = json.loads(f.read_text(encoding='utf-8'))['cells']
-    return len(cells), sum(len(source(c).split()) for c in cells if c['cell_type'] == 'markdown')
+    text = [badge.sub('', source(c)) for c in cells if c['cell_type'] == 'markdown']
+    return len(cells), sum(len(t.split()) for t in text)
 
 
 def short_way(base=root):

@@ -1,7 +1,8 @@
-"""Look after the notebooks: python tools/nbs.py run|check|readme|docs [files]
+"""Look after the notebooks: python tools/nbs.py run|check|front|readme|docs [files]
 
 run     execute top to bottom and keep the outputs (cells marked slow, peers or eval: false keep theirs; --flags runs some of them too)
 check   what a reader must never meet: widget state, error outputs, fat files, imports of later notebooks
+front   write the badges below the titles, and the first cell, which installs on Colab
 readme  write README.md from nbs/index.ipynb; with --check only say whether it is stale
 docs    write the site into _docs/
 """
@@ -15,6 +16,8 @@ import time
 from pathlib import Path
 
 import nbformat
+
+import front
 
 root = Path(__file__).resolve().parent.parent
 nbs = root/'nbs'
@@ -78,7 +81,7 @@ def write(nb, f):
 
 def python(cell):
     "The syntax tree of a cell, without the lines that only IPython knows"
-    return ast.parse(re.sub(r'^[%!].*$', '', source(cell), flags=re.M))
+    return ast.parse(re.sub(r'^( *)[%!].*$', r'\1pass', source(cell), flags=re.M))
 
 
 def needed(cell):
@@ -90,6 +93,21 @@ def needed(cell):
             start = 'diffnb.'*(s.level > 0) + (s.module or '')
             names += [start] if start.strip('.') != 'diffnb' else [f'diffnb.{a.name}' for a in s.names]
     return [n.removeprefix('diffnb.') for n in names if n.startswith('diffnb.')]
+
+
+strangers = {'pytest', 'nbdev', 'fastcore', 'execnb', 'resource', 'fcntl', 'pwd', 'termios'}
+posix = {('os', 'fork'), ('os', 'killpg'), ('signal', 'SIGKILL'), ('signal', 'SIGALRM')}
+
+
+def unportable(cell):
+    "What a cell asks for that a reader does not have: with the package alone, or on Windows"
+    found = []
+    for s in ast.walk(python(cell)):
+        if isinstance(s, ast.Import): found += [a.name for a in s.names if a.name.split('.')[0] in strangers]
+        if isinstance(s, ast.ImportFrom) and (s.module or '').split('.')[0] in strangers: found.append(s.module)
+        if isinstance(s, ast.Attribute) and isinstance(s.value, ast.Name) and (s.value.id, s.attr) in posix: found.append(f'{s.value.id}.{s.attr}')
+        if isinstance(s, ast.Constant) and isinstance(s.value, str) and '../results' in s.value: found.append(s.value)
+    return found
 
 
 def place(f):
@@ -107,12 +125,14 @@ def check(files):
         if 'widgets' in nb['metadata']: bad.append(f'{f.name}: saved widget state')
         if f.stat().st_size > limit: bad.append(f'{f.name}: {f.stat().st_size // 1000} kB, over {limit // 1000}')
         if any(o['output_type'] == 'error' for c in code for o in c['outputs']): bad.append(f'{f.name}: an output is an error')
+        bad += front.complaints(f, nb['cells'])
         if code and not any(c['outputs'] for c in code): bad.append(f'{f.name}: no outputs, run it')
         for i, c in enumerate(code):
             try: body = python(c).body
             except SyntaxError:
                 bad.append(f'{f.name}: code cell {i} is not Python')
                 continue
+            bad += [f'{f.name}: code cell {i} needs {name}, which a reader may not have' for name in unportable(c)]
             tops = [isinstance(s, (ast.Import, ast.ImportFrom)) for s in body]
             if any(tops) and not all(tops) and not last.search(source(c)):
                 bad.append(f'{f.name}: code cell {i} mixes imports with other code')
@@ -144,7 +164,7 @@ def readme():
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('verb', choices=['run', 'check', 'readme', 'docs'])
+    p.add_argument('verb', choices=['run', 'check', 'front', 'readme', 'docs'])
     p.add_argument('files', nargs='*', type=Path, help='notebooks; all when none is named')
     p.add_argument('--flags', nargs='*', default=[], help='run: execute cells with these marks too (slow, peers)')
     p.add_argument('--check', action='store_true', help='readme: write nothing, exit 1 when README.md is stale')
@@ -155,6 +175,8 @@ def main():
         bad = check(files)
         print('\n'.join(bad) or f'{len(files)} notebooks are fit to be read')
         sys.exit(bool(bad))
+    if a.verb == 'front':
+        for f in filter(front.has_front, files): front.write(f)
     if a.verb == 'readme':
         text, f = readme(), root/'README.md'
         if not a.check: f.write_text(text, encoding='utf-8')

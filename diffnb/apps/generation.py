@@ -11,7 +11,6 @@ __all__ = ['modes', 'choose_seeds', 'sampling_schedule', 'stops', 'middle', 'con
 import functools
 import inspect
 import math
-import os
 import zipfile
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from ..editing import invert, slerp
 from ..kit.checks import (
     check_finite_images, check_labels, check_process, check_settings, choose, in_eval_mode,
     label_numbers, seeds_for, whole)
+from ..kit.files import replace_file
 from ..kit.pictures import show_images, to_float, to_uint8
 from .optim import product_dtype
 
@@ -400,6 +400,6 @@ class Gallery:
                 if self.labels:
                     with z.open('y.npy', 'w') as f:
                         np.lib.format.write_array(f, np.array(self.labels))
-            os.replace(temp, self.folder/'samples.npz')
+            replace_file(temp, self.folder/'samples.npz')
         del rows                                      # Windows deletes no file in use
         self.file.unlink()

@@ -38,7 +38,7 @@ from ..denoiser import Denoiser, unwrap
 from ..training import EMA, data_pair, fixed_losses, labels_for, show_losses, train
 from ..kit.checks import as_number, as_real, split_batch, stable_seed, whole, whole_numbers
 from ..kit.pictures import show_images
-from ..kit.files import load_state, save_state
+from ..kit.files import load_state, replace_file, save_state
 from .checkpoints import check_cfg, load_plain, plain_state, save
 from .generation import compiled, generate, sampling_schedule
 from .optim import fast_math, optimiser, pays_channels_last, product_dtype
@@ -175,7 +175,7 @@ def write_json(fname, content):
     try:
         fname.parent.mkdir(parents=True, exist_ok=True)
         temp.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
-        os.replace(temp, fname)
+        replace_file(temp, fname)
     except OSError as e:
         raise ValueError(f'{fname.parent} cannot be written: {e.strerror or e}') from e
 
@@ -314,7 +314,7 @@ class Table:
                               f'kept as log.csv.broken, and begun anew at step {start + 1}')
         head = ','.join(self.names) + '\r\n'
         temp.write_bytes((head + ''.join(map(self.line, history.rows))).encode())
-        os.replace(temp, fname)                          # the old table, or the new one
+        replace_file(temp, fname)                          # the old table, or the new one
         self.file = open(fname, 'ab', buffering=0)
 
     def line(self, row):
