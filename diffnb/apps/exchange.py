@@ -419,6 +419,7 @@ def _moved(c, weights, schedule, null):
     net = DDPMUNet(**_settings(c, schedule, null))
     found, own = weights_in(weights, net.o, c['flip_sin_to_cos'], null), net.state_dict()
     wrong = [k for k in own if k not in found or found[k].shape != own[k].shape]
+    wrong += [k for k in found if k not in own]
     if wrong: raise ValueError(f'the weights do not fit their config: {", ".join(wrong[:3])}')
     net.load_state_dict(found)
     return net.to(next(iter(weights.values())).device)

@@ -101,7 +101,7 @@ class DDPMUNet(UNet):
 
     def _as_theirs(self, level, after):
         level.skip_first = False
-        halving = level.inner[0]                                   # or the first block of the bottom
+        halving = level.inner[0]                                   # at the bottom, a block
         if after and isinstance(halving, nn.Conv2d):
             level.inner[0] = ConvAfter(halving.in_channels, halving.out_channels, 3, stride=2)
 
