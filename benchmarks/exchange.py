@@ -30,7 +30,7 @@ from diffnb.data import batches
 from diffnb.denoiser import Denoiser
 from diffnb.guidance import clamp, project
 from diffnb.kit.files import write_tensors
-from diffnb.oracle import ideal
+from diffnb.oracle import mixture
 from diffnb.samplers import ddim, ddpm, heun, last
 from diffnb.schedules import cosine_beta, karras, path
 from diffnb.training import train
@@ -182,42 +182,57 @@ def k_diffusion():
     return types.SimpleNamespace(sampling=sampling, external=external)
 
 
+def heun_of(K, D, z, angles):
+    "Every stop of k-diffusion's Heun on a denoiser in sigma, brought onto the circle"
+    stops, sigmas = [], angles.tan().to(z)
+    end = K.sampling.sample_heun(D, z/angles[0].cos().to(z), sigmas, disable=True,
+                                 callback=lambda step: stops.append(step['x']))
+    return [x*phi.cos().to(x) for x, phi in zip([*stops, end], angles)]
+
+
 @torch.no_grad()
+def stops_of(denoise, z, angles): return [s.x for s in heun(denoise, z, angles, average='eps')]
+
+
+def most(a, b): return max(far(x, y) for x, y in zip(a, b, strict=True))
+
+
 def sigma_space():
     "Their Heun on our denoisers, ours on theirs: every stop, on the circle"
     K = k_diffusion()
     if K is None: return print('k-diffusion is not installed: left out')
-    angles = path(karras(sigma=(.02, 50)), 18)
-    sigmas = angles.tan().float()
     torch.manual_seed(0)
-    data = load_data('digits', size=8).x[:200].float()/127.5 - 1
-    blobs = ideal(data, std=.1)
-    def theirs(D, z):
-        stops = []
-        x = K.sampling.sample_heun(D, z/angles[0].cos().float(), sigmas, disable=True,
-                                   callback=lambda s: stops.append(s['x']))
-        return [x*phi.cos().float() for x, phi in zip([*stops, x], angles)]
-    for name, denoise in (('digits, trained', digits()), ('oracle', blobs)):
-        z = torch.randn(8, 1, 8, 8)
-        mine = [step.x for step in heun(denoise, z, angles, average='eps')]
-        row = dict(n=8, steps=18, stops=len(mine), largest=max(x.abs().max().item() for x in mine))
-        row['their Heun, our denoiser'] = max(map(far, mine, theirs(to_sigma(denoise), z)))
-        back = [step.x for step in heun(from_sigma(to_sigma(denoise)), z, angles, average='eps')]
-        row['our Heun, there and back'] = max(map(far, mine, back))
+    angles, z = path(karras(sigma=(.02, 50)), 18), torch.randn(8, 1, 8, 8)
+    oracle = mixture(load_data('digits', size=8).x[:200].float()/127.5 - 1, std=.1)
+    for name, denoise in (('digits, trained', digits()), ('oracle', oracle)):
+        row = dict(n=8, steps=18)
+        for kind in (torch.float32, torch.float64):
+            x, bits = z.to(kind), str(kind).removeprefix('torch.')
+            mine = stops_of(denoise, x, angles)
+            row[f'their Heun, our denoiser, {bits}'] = most(
+                mine, heun_of(K, to_sigma(denoise), x, angles))
+            back = stops_of(from_sigma(to_sigma(denoise)), x, angles)
+            row[f'our Heun, there and back, {bits}'] = most(mine, back)
+        row['largest'] = max(x.abs().max().item() for x in mine)
         common.note('exchange', 'sigma', name, row)
+    their_wrapper(K)
+
+
+def their_wrapper(K):
+    "A UNet of theirs in k-diffusion's wrapper, and its weights in our network"
     unet = made(small)
     wrapped = K.external.DiscreteEpsDDPMDenoiser(
-        lambda x, t: unet(x, t).sample, DDPMScheduler().alphas_cumprod, quantize=True)
-    angles = torch.cat([step_angles(from_diffusers(unet, DDPMScheduler()).schedule)[
-        [999, 900, 800, 700, 600, 500, 400, 300, 200, 100, 50, 20, 5]], torch.zeros(1).double()])
-    sigmas, z = angles.tan().float(), torch.randn(4, 1, 16, 16)
-    mine = [step.x for step in heun(from_sigma(wrapped), z, angles, average='eps')]
-    own = from_diffusers(unet, DDPMScheduler())
-    moved = [step.x for step in heun(own, z, angles, average='eps')]
-    row = dict(n=4, steps=13, largest=max(x.abs().max().item() for x in mine))
-    row['our Heun, their wrapper; their Heun, the same'] = max(map(far, mine, theirs(wrapped, z)))
-    row['our Heun, their wrapper; our Heun, the weights moved'] = max(map(far, mine, moved))
-    common.note('exchange', 'sigma', 'a UNet of theirs in k-diffusion\'s wrapper', row)
+        lambda x, t: unet(x.float(), t).sample.to(x), DDPMScheduler().alphas_cumprod, quantize=True)
+    moved = from_diffusers(unet, DDPMScheduler())
+    steps = [999, 900, 800, 700, 600, 500, 400, 300, 200, 100, 50, 20, 5]
+    angles = torch.cat([step_angles(moved.schedule)[steps], torch.zeros(1).double()])
+    z = torch.randn(4, 1, 16, 16).double()
+    mine = stops_of(from_sigma(wrapped), z, angles)
+    row = dict(n=4, steps=len(steps), largest=max(x.abs().max().item() for x in mine))
+    with torch.no_grad(): theirs = heun_of(K, wrapped, z, angles)
+    row['their Heun, our Heun'] = most(mine, theirs)
+    row['their wrapper, the weights moved'] = most(mine, stops_of(moved, z, angles))
+    common.note('exchange', 'sigma', "a UNet in k-diffusion's wrapper", row)
 
 
 tiny = dict(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(4, 8),

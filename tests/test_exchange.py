@@ -21,7 +21,7 @@ from diffnb.apps.families import DDPMUNet, families
 from diffnb.denoiser import Denoiser
 from diffnb.guidance import guide
 from diffnb.kit.files import header
-from diffnb.oracle import ideal
+from diffnb.oracle import mixture
 from diffnb.samplers import ddim, heun, last
 from diffnb.schedules import cosine, cosine_beta, flow, karras, linear_beta, path, rescale
 from diffnb.unet import UNet
@@ -251,11 +251,10 @@ def test_out_and_in_again_is_the_same_model(tmp_path, more):
         assert back.predict(x, phi, none).equal(model.predict(x, phi, none))
 
 
-@pytest.mark.parametrize('more', [dict(groups=1), dict(mults=(1, 1)), dict(groups=1, kind_of='sigma'), dict(groups=1, schedule=cosine, classes=2, null=False)])
+@pytest.mark.parametrize('more', [dict(groups=1), dict(mults=(1, 1)), dict(groups=1, told='sigma'), dict(groups=1, schedule=cosine, classes=2, null=False)])
 def test_a_plain_unet_goes_out_by_way_of_a_table(tmp_path, more):
     "Its skips are moved behind, and what it is told of the noise becomes a row for each timestep"
-    more = {k.replace('kind_of', 'kind'): v for k, v in more.items()}
-    model = small(lambda c, **o: UNet(c, **o), **more)
+    model = small(lambda c, told='angle', **o: UNet(c, kind=told, **o), **more)
     back = from_diffusers(to_diffusers(model, tmp_path))
     at = step_angles(model.schedule, 1000)
     x, y = torch.randn(1000, 1, 8, 8), torch.arange(1000) % 3 - 1 if 'classes' in more else None
@@ -300,7 +299,7 @@ def test_without_huggingface_hub_the_remedy_is_named(monkeypatch):
 
 
 def test_no_layer_is_forgotten():
-    for more in (dict(), dict(mults=(1,)), dict(mults=(1, 2, 2, 4), attention=(0, 2), blocks=3), dict(classes=2, table=True)):
+    for more in (dict(), dict(mults=(1,), attention=()), dict(mults=(1, 2, 2, 4), attention=(0, 2), blocks=3), dict(classes=2, table=True)):
         net = small(**more).net
         named = {f'{a}.{part}' for a, _ in layer_names(net.o) for part in ('weight', 'bias')}
         assert set(net.state_dict()) <= named
@@ -320,9 +319,9 @@ def sigma_heun(D, x, sigmas):
     "Karras et al. 2022, algorithm 2 without churn"
     for now, nxt in zip(sigmas, sigmas[1:]):
         yield x
-        slope = (x - D(x, now*torch.ones(len(x))))/now
+        slope = (x - D(x, now.expand(len(x))))/now
         ahead = x + (nxt - now)*slope
-        if nxt > 0: slope = (slope + (ahead - D(ahead, nxt*torch.ones(len(x))))/nxt)/2
+        if nxt > 0: slope = (slope + (ahead - D(ahead, nxt.expand(len(x))))/nxt)/2
         x = x + (nxt - now)*slope
     yield x
 
@@ -331,8 +330,8 @@ def sigma_heun(D, x, sigmas):
 @torch.no_grad()
 def test_the_same_trajectory_in_sigma_and_in_angles(make):
     torch.manual_seed(0)
-    denoise = load('mnist') if make == 'network' else ideal(torch.randn(20, 1, 28, 28).clamp(-1, 1), std=.1)
-    angles, z = path(karras(sigma=(.02, 50)), 6), torch.randn(2, 1, 28, 28)
+    denoise = load('mnist') if make == 'network' else mixture(torch.randn(20, 1, 28, 28).clamp(-1, 1), std=.1)
+    angles, z = path(karras(sigma=(.02, 50)), 6), torch.randn(2, 1, 28, 28).double()
     mine = [step.x for step in heun(denoise, z, angles, average='eps')]
     stops = sigma_heun(to_sigma(denoise), z/angles[0].cos(), angles.tan())
     for a, b, phi in zip(mine, stops, angles): assert (a - b*phi.cos()).abs().max() < 1e-5
@@ -377,7 +376,7 @@ def test_k_diffusions_heun_on_our_network(slow):
     package.__path__ = list(spec.submodule_search_locations)
     sys.modules['k_diffusion'] = package
     from k_diffusion.sampling import sample_heun
-    model, angles, z = load('mnist'), path(karras(sigma=(.02, 50)), 6), torch.randn(2, 1, 28, 28)
-    theirs = sample_heun(to_sigma(model), z/angles[0].cos().float(), angles.tan().float(), disable=True)
+    model, angles, z = load('mnist'), path(karras(sigma=(.02, 50)), 6), torch.randn(2, 1, 28, 28).double()
+    theirs = sample_heun(to_sigma(model), z/angles[0].cos(), angles.tan(), disable=True)
     with torch.no_grad(): mine = last(heun(model, z, angles, average='eps')).x
     assert (theirs - mine).abs().max() < 1e-5

@@ -135,7 +135,7 @@ def obstacles(
     "What stands in the way of moving weights into our network"
     c = {**unet_defaults, **config}
     widths, width = list(c['block_out_channels']), c['block_out_channels'][0]
-    downs, ups = list(c['down_block_types']), list(c['up_block_types'])
+    downs = list(c['down_block_types'])
     attention = [i for i, kind in enumerate(downs) if kind == 'AttnDownBlock2D']
     norm = [c['norm_num_groups']]
     if c['resnet_time_scale_shift'] == 'default': norm.append(None)
@@ -535,7 +535,7 @@ def weights_out(
         for name, skip, _ in _up_inputs(o):
             for k in ('norm1.weight', 'norm1.bias', 'conv1.weight', 'skip.weight'):
                 w = ours.get(f'{name}.{k}')
-                if w is not None: ours[f'{name}.{k}'] = w.roll(-skip, w.ndim > 1)
+                if w is not None: ours[f'{name}.{k}'] = w.roll(-skip, min(w.ndim - 1, 1))
     moved = {}
     for a, b in layer_names(o):
         for part in ('weight', 'bias'):
@@ -594,7 +594,7 @@ def _their_betas(schedule):
     if name in kinds and not own.get('scale'):
         first, last = own['beta']
         return dict(beta_schedule=kinds[name], beta_start=first, beta_end=last)
-    if name and schedule == cosine_beta(T=schedule.T):
+    if name == 'cosine_beta' and schedule == cosine_beta(T=schedule.T):
         return dict(beta_schedule='squaredcos_cap_v2')
 
 # %% ../../nbs/apps/exchange.ipynb #0f92e3d7
