@@ -268,6 +268,7 @@ def test_what_differs_is_listed_in_full(tmp_path):
     assert 'flow' in says(target='flow') and 'mean and std' in says(model=dict(std=.5))
     assert 'shape=None' in says(shape=None) and 'do not halve evenly' in says(shape=(1, 9, 8))
     assert 'the norms of 2 blocks' in says(plain)
+    assert 'head_dim=None' in says(heads=2, attention=(0, 1)) and 'head_dim=32' in says(head_dim=32) and says(heads=2) == ''
     assert "down='pool'" in says(down='pool') and "act='GELU'" in says(plain, act='GELU')
     assert 'another schedule' in '; '.join(differences(Denoiser(small().net, 'v', cosine, shape=(1, 8, 8))))
     with pytest.raises(ValueError, match="block='ResBlock', where theirs is 'PreNormBlock' or 'AdaGNBlock'; .*mid_attention"):

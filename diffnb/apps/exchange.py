@@ -60,7 +60,7 @@ def schedule_of(
     first, last = config.get('beta_start', 1e-4), config.get('beta_end', .02)
     own = config.get('trained_betas')
     if own is None: own = choose('beta_schedule', config.get('beta_schedule', 'linear'), beta_kinds)
-    curve = own(T, first, last) if callable(own) else from_betas(betas=list(own))
+    curve = own(T, first, last) if callable(own) else from_betas(betas=[float(b) for b in own])
     return rescale(schedule=curve) if config.get('rescale_betas_zero_snr') else curve
 
 # %% ../../nbs/apps/exchange.ipynb #1f84ae06
@@ -484,7 +484,9 @@ def _network_differences(net):
              for k, fine in known.items() if getattr(o, k) not in fine]
     if o.mults[0] != 1: found.append(f'mults[0]={o.mults[0]}, where theirs is 1')
     if found: return found
-    if _head_dim(o) == 0: found.append(f'heads={o.heads} at several widths: give head_dim')
+    if _head_dim(o) == 0:
+        found.append(f'heads={o.heads}, head_dim={o.head_dim}: theirs have as many channels per '
+                     'head at every width')
     odd = _regrouped(o) if type(net) is UNet else []
     if odd:
         found.append(f'the norms of {len(odd)} blocks on the way up group other channels than '
@@ -492,10 +494,10 @@ def _network_differences(net):
     return found
 
 def _head_dim(o):
-    "Channels per head; None: one head; 0: they differ"
-    if o.head_dim: return o.head_dim
-    if o.heads == 1: return None
+    "Channels per head; None: one head; 0: not the same everywhere"
     widths = {o.width*o.mults[i] for i in [*o.attention, -1]}
+    if o.head_dim: return 0 if any(w % o.head_dim for w in widths) else o.head_dim
+    if o.heads == 1: return None
     return widths.pop()//o.heads if len(widths) == 1 else 0
 
 def differences(

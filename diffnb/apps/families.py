@@ -92,7 +92,7 @@ class DDPMUNet(UNet):
         super().__init__(channels, **settings)
         self.cfg = {**self.cfg, **own}
         o = self.o = SimpleNamespace(**self.cfg)
-        self.embed.angle = StepEmbed(o.features*o.width, 4*o.width, o.schedule, o.shift, o.table)
+        self.embed.angle = StepEmbed(o.features*o.width, 4*o.width, schedule, shift, table)
         as_number('eps', eps, above=0)
         after = choose('border', border, dict(after=True, around=False))
         for part in self.modules():
