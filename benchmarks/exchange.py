@@ -105,7 +105,7 @@ def equal(a, b):
 def there_and_back():
     "Random networks of theirs, in, out, and in again"
     for name, (config, null) in networks.items():
-        every = 10 if config is cifar else 1
+        every = 25 if config is cifar else 1
         unet = made(config)
         model = from_diffusers(unet, DDPMScheduler(), null=null)
         row = dict(parameters=count(unet), becomes=type(model.net).__name__,
@@ -135,21 +135,21 @@ def digits(steps=400):
 
 
 def drawn(pipe, n, calls, seed, **more):
-    "A pipeline's images in [-1, 1]"
+    "A pipeline's images, in [0, 1]"
     g = torch.Generator().manual_seed(seed)
     pipe.set_progress_bar_config(disable=True)
-    out = pipe(n, generator=g, num_inference_steps=calls, output_type='pt', **more)
-    return out.images*2 - 1
+    return pipe(n, generator=g, num_inference_steps=calls, output_type='pt', **more).images
 
 
 @torch.no_grad()
 def ours(model, sampler, n, calls, seed, clip, **more):
-    "Ours from the same noise"
+    "Ours from the same noise, in [0, 1]"
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(n, *model.shape, generator=g)
     denoise = project(model, clamp(model)) if clip else model
     if sampler is ddpm: more['randn'] = lambda z: torch.randn(z.shape, generator=g)
-    return last(sampler(denoise, x, path(model.schedule, calls), **more)).x.clamp(-1, 1)
+    x = last(sampler(denoise, x, path(model.schedule, calls), **more)).x
+    return (x/2 + .5).clamp(0, 1)
 
 
 def pipelines():
