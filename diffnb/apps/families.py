@@ -58,9 +58,9 @@ class StepEmbed(nn.Module):
         if self.rows is not None:
             low, high = self.rows(t.floor().long()), self.rows(t.ceil().long())
             return torch.lerp(low, high, t.frac().to(low)[:, None])
-        half = self.dim//2                                         # in float32, as it was trained
-        power = torch.arange(half, dtype=torch.float32, device=t.device)/(half - self.shift)
-        turned = t.float()[:, None]*(-math.log(10_000)*power).exp()
+        half = self.dim//2                                         # in float32 and in this order,
+        power = -math.log(10_000)*torch.arange(half, dtype=torch.float32, device=t.device)
+        turned = t.float()[:, None]*(power/(half - self.shift)).exp() # as it was trained
         return torch.cat([turned.sin(), turned.cos()], 1)          # (B, dim)
 
     def forward(self,
