@@ -8,6 +8,7 @@ __all__ = ['Fidelity', 'as_bytes', 'fidelity']
 # %% ../../nbs/apps/fidelity.ipynb #20b7e4d5
 import torch
 import urllib.error
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 from ..data import Images
@@ -81,7 +82,10 @@ def fidelity(
         input1=first, input2=second, isc=True, fid=True, kid=True, verbose=False,
         cuda=torch.cuda.is_available(), kid_subset_size=min(1000, least),
         feature_extractor=extractor, feature_extractor_weights_path=weights)
-    try: found = calculate_metrics(**{**asked, **more})
+    try:
+        with warnings.catch_warnings():                   # it has four workers on any machine
+            warnings.filterwarnings('ignore', 'This DataLoader will create')
+            found = calculate_metrics(**{**asked, **more})
     except (urllib.error.URLError, ConnectionError, TimeoutError) as e:
         name = extractor or 'Inception'
         raise ValueError(f'the weights of {name} could not be downloaded ({e}): give weights=, '
