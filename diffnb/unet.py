@@ -222,6 +222,7 @@ class UNetFixed(nn.Module):
 class Level(nn.Module):
     "One level of a U: blocks down, whatever lies deeper, blocks up that also see the skips"
     conditional = True
+    skip_first = True                                              # beside a skip, x comes second
     def __init__(self,
         downs,           # Blocks on the way down
         inner:nn.Module, # Whatever lies deeper: shrink, the next level, grow; or the bottom
@@ -240,7 +241,7 @@ class Level(nn.Module):
         skips = kept[-self.keep:]
         x = _pass(self.inner, x, emb)
         for block in self.ups:
-            if skips: x = torch.cat([skips.pop(), x], 1)
+            if skips: x = torch.cat([skips.pop(), x] if self.skip_first else [x, skips.pop()], 1)
             x = _pass(block, x, emb)
         return x
 

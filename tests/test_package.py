@@ -106,7 +106,9 @@ def test_what_is_required_is_imported_and_what_is_imported_is_required():
     names |= {node.module.split('.')[0] for node in nodes
               if isinstance(node, ast.ImportFrom) and node.level == 0}
     others = names - set(sys.stdlib_module_names) - {'diffnb'} - brought_along
-    assert others == {as_imported.get(name, name) for name in bounds}
+    optional = {r.split('>=')[0].replace('-', '_') for r in shlex.split(settings['exchange_requirements'])}
+    assert optional <= others
+    assert others - optional == {as_imported.get(name, name) for name in bounds}
 
 
 def test_the_lowest_versions_are_those_of_the_settings():

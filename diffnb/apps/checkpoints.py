@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from .enlarger import Enlarger
-from .families import ResidualUNet, WithImage
+from .families import DDPMUNet, ResidualUNet, WithImage
 from ..unet import MLP, UNet, UNetFixed
 from ..denoiser import Denoiser, unwrap
 from ..few_steps import Turner, TurnUNet
@@ -25,8 +25,8 @@ from ..kit.curves import from_cfg, schedules
 
 # %% ../../nbs/apps/checkpoints.ipynb #c691ce37
 known = {c.__name__: c for c in (
-    Denoiser, Enlarger, Turner, MLP, Transformer, UNet, UNetFixed, ResidualUNet, WithImage,
-    TurnUNet)}
+    Denoiser, Enlarger, Turner, MLP, Transformer, UNet, UNetFixed, DDPMUNet, ResidualUNet,
+    WithImage, TurnUNet)}
 
 def build(
     cfg:dict, # `{'name': a key of `known` or `schedules`, **arguments}`; such dicts may be nested
