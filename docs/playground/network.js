@@ -9,12 +9,12 @@ function network() {
 
   // ---- The file: safetensors, which is a length, a header in JSON, and numbers
 
+  const scales = Float64Array.from({length: 31}, (_, power) => 2**(Math.max(1, power) - 25))
+
   function half(bits) {
-    "A 16-bit float"
-    const sign = bits >> 15 ? -1 : 1, power = bits >> 10 & 31, rest = bits & 1023
-    if (power === 0) return sign*rest*2**-24
-    if (power === 31) return rest ? NaN : sign*Infinity
-    return sign*(1 + rest/1024)*2**(power - 15)
+    "A finite 16-bit float: sign, power, and 10 bits of a number from 1 to 2 (0 to 1 at the bottom)"
+    const power = bits >> 10 & 31, number = (power && 1024) + (bits & 1023)
+    return (bits >> 15 ? -number : number)*scales[power]
   }
 
   function numbers(view, {dtype, data_offsets: [start, end]}) {
@@ -22,8 +22,9 @@ function network() {
     const read = {F16: [2, i => half(view.getUint16(i, true))],
                   F32: [4, i => view.getFloat32(i, true)]}[dtype]
     if (!read) throw new Error(`numbers of type ${dtype} are not read here`)
-    const [size, at] = read
-    return Float64Array.from({length: (end - start)/size}, (_, i) => at(start + i*size))
+    const [size, at] = read, out = new Float64Array((end - start)/size)
+    for (let i = 0; i < out.length; i++) out[i] = at(start + i*size)
+    return out
   }
 
   function readModel(buffer) {
