@@ -8,7 +8,7 @@ from diffnb import cosine, ddim, guide, load, path, seeded
 from diffnb.few_steps import turns
 
 answers = '''(diffnb, bytes, {noise, asks, walk}) => {
-  const model = diffnb.readModel(bytes), x = Float64Array.from(noise), list = data => [...data]
+  const model = diffnb.readModel(bytes), x = Float32Array.from(noise), list = data => [...data]
   return {
     predicted: asks.map(([phi, turn, label]) => list(diffnb.predict(model, x, phi, turn, label))),
     path: diffnb.path(model, walk.calls),

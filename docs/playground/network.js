@@ -5,7 +5,7 @@
 // angle, embedding, unet, samplers, guidance, few_steps.
 'use strict'
 
-function network() {
+function network({plain = false} = {}) {
 
   // ---- The file: safetensors, which is a length, a header in JSON, and numbers
 
@@ -22,7 +22,7 @@ function network() {
     const read = {F16: [2, i => half(view.getUint16(i, true))],
                   F32: [4, i => view.getFloat32(i, true)]}[dtype]
     if (!read) throw new Error(`numbers of type ${dtype} are not read here`)
-    const [size, at] = read, out = new Float64Array((end - start)/size)
+    const [size, at] = read, out = new Float32Array((end - start)/size)
     for (let i = 0; i < out.length; i++) out[i] = at(start + i*size)
     return out
   }
@@ -62,90 +62,158 @@ function network() {
     }
   }
 
+  // ---- Memory: one buffer for weights, tables and scratch, which WebAssembly sees too
+
+  const memory = typeof WebAssembly === 'undefined' || plain
+    ? {buffer: new ArrayBuffer(2**24)} : new WebAssembly.Memory({initial: 256})
+  const floats = new Float32Array(memory.buffer), integers = new Int32Array(memory.buffer)
+  let used = 0
+
+  function room(count) {
+    "The address of room for so many numbers of 4 bytes, a multiple of 16"
+    const address = used
+    used += 16*Math.ceil(count/4)
+    if (used > memory.buffer.byteLength) throw new Error('these models need more memory')
+    return address
+  }
+
+  function kept(array) {
+    "A copy of whole numbers in memory; its address"
+    const address = room(array.length)
+    integers.set(array, address/4)
+    return address
+  }
+
+  const scratch = room(2**16), results = room(2**16)
+
+  // ---- The inner loop: eight pixels of four channels, a product of 4 x depth by depth x 8
+
+  function slow(starts, steps, end, weights, x, out) {
+    "In JavaScript. For each pixel k and weight w: out[k] += weights[w]*memory[starts[k] + steps[w]]"
+    for (let k = 0; k < 8; k += 4) {
+      const [p, q, r, s] = integers.subarray(starts/4 + k, starts/4 + k + 4).map(at => (x + at)/4)
+      let ap = 0, aq = 0, ar = 0, as = 0, bp = 0, bq = 0, br = 0, bs = 0
+      let cp = 0, cq = 0, cr = 0, cs = 0, dp = 0, dq = 0, dr = 0, ds = 0
+      for (let at = steps/4, w = weights/4; at < end/4; at++, w += 4) {
+        const step = integers[at]/4
+        const xp = floats[p + step], xq = floats[q + step]
+        const xr = floats[r + step], xs = floats[s + step]
+        const a = floats[w], b = floats[w + 1], c = floats[w + 2], d = floats[w + 3]
+        ap += a*xp; aq += a*xq; ar += a*xr; as += a*xs
+        bp += b*xp; bq += b*xq; br += b*xr; bs += b*xs
+        cp += c*xp; cq += c*xq; cr += c*xr; cs += c*xs
+        dp += d*xp; dq += d*xq; dr += d*xr; ds += d*xs
+      }
+      floats.set([ap, bp, cp, dp, aq, bq, cq, dq, ar, br, cr, dr, as, bs, cs, ds], out/4 + 4*k)
+    }
+  }
+
+  function fast() {
+    "The same in WebAssembly, where one instruction multiplies four numbers. Its code, assembled"
+    const [starts, steps, end, weights, x, out, step, vector] = [0, 1, 2, 3, 4, 5, 6, 15]
+    const pixel = k => 7 + k, sum = k => 16 + k, pixels = [0, 1, 2, 3, 4, 5, 6, 7]
+    const get = i => [0x20, i], set = i => [0x21, i], tee = i => [0x22, i], add = [0x6a]
+    const constant = n => [0x41, n], loadInteger = offset => [0x28, 2, offset]
+    const loadVector = [0xfd, 0, 2, 0], loadFour = [0xfd, 9, 2, 0]  // loadFour: one number, 4 times
+    const storeVector = offset => [0xfd, 11, 2, offset]
+    const addVectors = [0xfd, 0xe4, 1], multiplyVectors = [0xfd, 0xe6, 1]
+    const loop = [0x03, 0x40], less = [0x49], repeatIf = [0x0d, 0], close = [0x0b]
+    const body = [
+      [2, 9, 0x7f, 9, 0x7b],                                    // more locals: 9 numbers, 9 vectors
+      ...pixels.map(k => [get(starts), loadInteger(4*k), get(x), add, set(pixel(k))]),
+      loop,
+      get(steps), loadInteger(0), set(step),
+      get(weights), loadVector, set(vector),
+      ...pixels.map(k => [get(vector), get(pixel(k)), get(step), add, loadFour, multiplyVectors,
+                          get(sum(k)), addVectors, set(sum(k))]),
+      get(weights), constant(16), add, set(weights),
+      get(steps), constant(4), add, tee(steps), get(end), less, repeatIf,
+      close,
+      ...pixels.map(k => [get(out), get(sum(k)), storeVector(16*k)]),
+      close].flat(Infinity)
+    const size = n => n < 128 ? [n] : [n & 127 | 128, n >> 7]
+    const name = text => [text.length, ...new TextEncoder().encode(text)]
+    const section = (id, ...bytes) => [id, size(bytes.flat(Infinity).length), bytes]
+    const code = [
+      0, 0x61, 0x73, 0x6d, 1, 0, 0, 0,
+      section(1, 1, 0x60, 6, Array(6).fill(0x7f), 0),           // one type: six numbers in, none out
+      section(2, 1, name('e'), name('m'), 2, 0, 1),             // one import: the memory
+      section(3, 1, 0),                                         // one function, of that type
+      section(7, 1, name('f'), 0, 0),                           // exported
+      section(10, 1, size(body.length), body)].flat(Infinity)
+    const module = new WebAssembly.Module(Uint8Array.from(code))
+    return new WebAssembly.Instance(module, {e: {m: memory}}).exports.f
+  }
+
+  function inner() {
+    "`fast` where the browser has vectors, and is allowed to use them"
+    try { return plain ? slow : fast() }
+    catch { return slow }
+  }
+
+  const block = inner()
+
   // ---- Layers. A map is {data, channels, height, width}, its numbers row by row, plane by plane
 
   function packed(weights, [rows, channels, size]) {
-    "The weights of a convolution in the order in which `conv` reads them: four rows side by side"
-    const depth = channels*size*size, data = new Float64Array(4*Math.ceil(rows/4)*depth)
+    "The weights of a convolution in the order in which `block` reads them: four rows side by side"
+    const depth = channels*size*size, address = room(4*Math.ceil(rows/4)*depth)
     for (let row = 0; row < rows; row++) {
-      const start = (row - row%4)*depth + row%4
-      for (let k = 0; k < depth; k++) data[start + 4*k] = weights[row*depth + k]
+      const start = address/4 + (row - row%4)*depth + row%4
+      for (let k = 0; k < depth; k++) floats[start + 4*k] = weights[row*depth + k]
     }
-    return {data, rows, channels, size}
+    return {address, rows, size}
   }
 
-  function bordered({data, channels, height, width}) {
-    "The map with a border of zeros, one pixel wide"
-    const wide = width + 2, plane = (height + 2)*wide, out = new Float64Array(channels*plane)
-    for (let c = 0; c < channels; c++) {
-      for (let y = 0; y < height; y++) {
-        const from = (c*height + y)*width
-        out.set(data.subarray(from, from + width), c*plane + (y + 1)*wide + 1)
-      }
+  function border({data, channels, height, width}) {
+    "Copy a map to the scratch, with a border of zeros, one pixel wide"
+    const wide = width + 2, plane = (height + 2)*wide
+    const out = floats.subarray(scratch/4, scratch/4 + channels*plane).fill(0)
+    for (let row = 0; row < channels*height; row++) {
+      const c = Math.floor(row/height), y = row%height + 1
+      out.set(data.subarray(row*width, (row + 1)*width), c*plane + y*wide + 1)
     }
-    return out
   }
 
   const layouts = new Map()
 
   function layout(channels, height, width, size, stride) {
-    "Where each window of a bordered map starts, and how far its pixels are from there"
+    "Where each window of a bordered map starts, and how far its pixels are from there, in bytes"
     const key = [channels, height, width, size, stride].join()
-    if (layouts.has(key)) return layouts.get(key)
+    if (!layouts.has(key)) layouts.set(key, newLayout(channels, height, width, size, stride))
+    return layouts.get(key)
+  }
+
+  function newLayout(channels, height, width, size, stride) {
     const wide = width + 2, plane = (height + 2)*wide
     const rows = Math.floor((height + 2 - size)/stride) + 1
     const columns = Math.floor((width + 2 - size)/stride) + 1
-    const starts = new Int32Array(4*Math.ceil(rows*columns/4))
+    const starts = new Int32Array(8*Math.ceil(rows*columns/8))  // those beyond the last are wasted
     for (let i = 0; i < rows*columns; i++) {
-      starts[i] = stride*(Math.floor(i/columns)*wide + i%columns)
+      starts[i] = 4*stride*(Math.floor(i/columns)*wide + i%columns)
     }
-    const steps = new Int32Array(channels*size*size)
-    for (let k = 0; k < steps.length; k++) {
+    const depth = channels*size*size, steps = Int32Array.from({length: depth}, (_, k) => {
       const c = Math.floor(k/size**2), y = Math.floor(k/size)%size, x = k%size
-      steps[k] = c*plane + y*wide + x
-    }
-    const made = {rows, columns, starts, steps}
-    layouts.set(key, made)
-    return made
-  }
-
-  function block4(x, starts, steps, j, weights, w, sums) {
-    "Four pixels from `j` on, of four channels: a matrix product of 4 x depth by depth x 4"
-    const p = starts[j], q = starts[j + 1], r = starts[j + 2], s = starts[j + 3]
-    const depth = steps.length
-    let ap = 0, aq = 0, ar = 0, as = 0, bp = 0, bq = 0, br = 0, bs = 0
-    let cp = 0, cq = 0, cr = 0, cs = 0, dp = 0, dq = 0, dr = 0, ds = 0
-    for (let k = 0; k < depth; k++, w += 4) {
-      const step = steps[k]
-      const xp = x[p + step], xq = x[q + step], xr = x[r + step], xs = x[s + step]
-      const a = weights[w], b = weights[w + 1], c = weights[w + 2], d = weights[w + 3]
-      ap += a*xp; aq += a*xq; ar += a*xr; as += a*xs
-      bp += b*xp; bq += b*xq; br += b*xr; bs += b*xs
-      cp += c*xp; cq += c*xq; cr += c*xr; cs += c*xs
-      dp += d*xp; dq += d*xq; dr += d*xr; ds += d*xs
-    }
-    sums[0] = ap; sums[1] = aq; sums[2] = ar; sums[3] = as
-    sums[4] = bp; sums[5] = bq; sums[6] = br; sums[7] = bs
-    sums[8] = cp; sums[9] = cq; sums[10] = cr; sums[11] = cs
-    sums[12] = dp; sums[13] = dq; sums[14] = dr; sums[15] = ds
+      return 4*(c*plane + y*wide + x)
+    })
+    return {rows, columns, starts: kept(starts), steps: kept(steps), depth}
   }
 
   function conv(net, name, map, stride = 1) {
     "A convolution with a border of one pixel. Nearly all of the time is spent here"
-    const {data: weights, rows: channels, size} = net.tensors[name + '.weight']
-    const bias = net.tensors[name + '.bias']                   // none in queries, keys and values
-    const {rows: height, columns: width, starts, steps} =
+    const {address, rows: channels, size} = net.tensors[name + '.weight']
+    const bias = net.tensors[name + '.bias']                    // none in queries, keys and values
+    const {rows: height, columns: width, starts, steps, depth} =
       layout(map.channels, map.height, map.width, size, stride)
-    const n = height*width, x = bordered(map), data = new Float64Array(channels*n)
-    const sums = new Float64Array(16)
+    const n = height*width, data = new Float32Array(channels*n)
+    border(map)
     for (let i = 0; i < channels; i += 4) {
-      for (let j = 0; j < n; j += 4) {
-        block4(x, starts, steps, j, weights, i*steps.length, sums)
-        const across = Math.min(4, n - j), down = Math.min(4, channels - i)
-        for (let row = 0; row < down; row++) {
-          const shift = bias ? bias[i + row] : 0
-          for (let k = 0; k < across; k++) data[(i + row)*n + j + k] = sums[4*row + k] + shift
-        }
+      for (let j = 0; j < n; j += 8) {
+        block(starts + 4*j, steps, steps + 4*depth, address + 4*i*depth, scratch, results + 16*j)
+      }
+      for (let row = i; row < Math.min(i + 4, channels); row++) {
+        const shift = bias ? bias[row] : 0, from = results/4 + row - i
+        for (let k = 0; k < n; k++) data[row*n + k] = floats[from + 4*k] + shift
       }
     }
     return {data, channels, height, width}
@@ -214,7 +282,7 @@ function network() {
 
   function stack(a, b) {
     "The channels of one map, then those of the other"
-    const data = new Float64Array(a.data.length + b.data.length)
+    const data = new Float32Array(a.data.length + b.data.length)
     data.set(a.data)
     data.set(b.data, a.data.length)
     return {...a, data, channels: a.channels + b.channels}
@@ -222,7 +290,7 @@ function network() {
 
   function doubled({data, channels, height, width}) {
     "Twice as high and wide: every pixel becomes four"
-    const out = new Float64Array(4*data.length)
+    const out = new Float32Array(4*data.length)
     for (let i = 0; i < out.length; i++) {
       const y = Math.floor(i/(2*width)), x = i%(2*width)       // y counts through all channels
       out[i] = data[(y >> 1)*width + (x >> 1)]
@@ -243,7 +311,7 @@ function network() {
     "Each pixel collects from all pixels, in several heads"
     const {channels, height, width} = map, n = height*width, heads = net.net.heads
     const size = channels/heads, all = conv(net, name + '.qkv', map).data
-    const got = {...map, data: new Float64Array(map.data.length)}
+    const got = {...map, data: new Float32Array(map.data.length)}
     for (let head = 0; head < heads; head++) {
       const [q, k, v] = [0, 1, 2].map(part => {
         const start = (part*channels + head*size)*n
@@ -256,7 +324,7 @@ function network() {
 
   function collect(q, k, v, i, n, size, out, start) {
     "What pixel i collects in one head"
-    const weights = new Float64Array(n)
+    const weights = new Float32Array(n)
     for (let j = 0; j < n; j++) {
       for (let c = 0; c < size; c++) weights[j] += q[c*n + i]*k[c*n + j]/Math.sqrt(size)
     }
@@ -319,7 +387,7 @@ function network() {
   }
 
   function predict(net, x, phi, turn = 0, label = -1) {
-    "The network's answer v to a mixture: a Float64Array in, and one of the same length out"
+    "The network's answer v to a mixture: a Float32Array in, and one of the same length out"
     const [channels, height, width] = net.shape, emb = embed(net, phi, turn, label)
     const h = conv(net, 'net.first', {data: x, channels, height, width})
     return conv(net, 'net.last.0', level(net, 'net.levels', h, emb, net.net.mults.length - 1)).data
@@ -336,7 +404,7 @@ function network() {
       t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t
       return ((t ^ t >>> 14) >>> 0)/2**32
     }
-    return Float64Array.from({length: n}, () =>
+    return Float32Array.from({length: n}, () =>
       Math.sqrt(-2*Math.log(1 - uniform()))*Math.cos(2*Math.PI*uniform()))
   }
 

@@ -185,16 +185,16 @@ function dial(phi) {
 
 function strip(at) {
   "All stops side by side: mixtures above, guesses of the image below"
-  const canvas = get('strip'), total = value('calls') + 1, cell = 30
+  const canvas = get('strip'), total = value('calls') + 1, cell = 32
   canvas.width = cell*total
   canvas.height = 2*cell
-  canvas.style.width = `${Math.min(2, 20/total)*cell*total}px`
+  canvas.style.width = `${Math.min(1.75, 20/total)*cell*total}px`
   const draw = canvas.getContext('2d')
   draw.fillStyle = getComputedStyle(document.documentElement).getPropertyValue('--accent')
   draw.fillRect(at*cell, 0, cell, 2*cell)
   steps.forEach(({x, image}, i) => {
-    draw.putImageData(grey(x, asImage), i*cell + 1, 1)
-    draw.putImageData(grey(image, asImage), i*cell + 1, cell + 1)
+    draw.putImageData(grey(x, asImage), i*cell + 2, 2)
+    draw.putImageData(grey(image, asImage), i*cell + 2, cell + 2)
   })
 }
 
