@@ -1,12 +1,15 @@
 "What the playground's JavaScript and the library say to the same questions, for Node and Chromium"
 import base64
 import math
+from pathlib import Path
 
 import torch
 
+import diffnb
 from diffnb import cosine, ddim, guide, load, path, seeded
 from diffnb.few_steps import turns
 
+package = Path(diffnb.__file__).parent
 answers = '''(diffnb, bytes, {noise, asks, walk}) => {
   const model = diffnb.readModel(bytes), x = Float32Array.from(noise), list = data => [...data]
   return {
@@ -62,6 +65,4 @@ def close(said, wanted, limit):
 
 def text(name):
     "A shipped model's file, as base64"
-    import diffnb
-    from pathlib import Path
-    return base64.b64encode((Path(diffnb.__file__).parent/f'{name}.safetensors').read_bytes()).decode()
+    return base64.b64encode((package/f'{name}.safetensors').read_bytes()).decode()

@@ -46,7 +46,8 @@ def test_nothing_comes_from_elsewhere():
 
 
 def test_the_lessons_that_it_names_are_there(tmp_path, folder):
-    links = re.findall(r'href="\.\./(\w+)\.html"', (folder/'index.html').read_text(encoding='utf-8'))
+    text = (folder/'index.html').read_text(encoding='utf-8')
+    links = re.findall(r'href="\.\./(\w+)\.html"', text)
     assert len(links) > 4
     assert not [name for name in links if not (root/'nbs'/f'{name}.ipynb').exists()]
     page.build(tmp_path/'there', '../lessons/{}/')
@@ -63,30 +64,36 @@ def test_the_picture_shows_a_walk(folder):
     assert pic.shape == (90, 210) and dark[-1] > .5 > dark[0]
 
 
-@pytest.mark.parametrize('name', page.models)
-def test_the_network_in_node_says_what_ours_says(name):
+def in_node(code, *words, said=''):
+    "Run this, with the network's script as `network`"
     node = shutil.which('node')
-    if node is None: pytest.skip('there is no Node here; the same is asked of Chromium in test_browser.py')
-    program = f'''
-        const diffnb = require({json.dumps(str(page.source/'network.js'))})()
+    if node is None: pytest.skip('there is no Node here; test_browser.py asks Chromium the same')
+    program = f'const network = require({json.dumps(str(page.source/"network.js"))}); {code}'
+    return subprocess.run([node, '-e', program, *words], input=said, capture_output=True, text=True,
+                          timeout=300)
+
+
+@pytest.mark.parametrize('name', page.models)
+@pytest.mark.parametrize('plain', ['false', 'true'])
+def test_the_network_in_node_says_what_ours_says(name, plain):
+    "With WebAssembly, and in plain JavaScript"
+    q = playground.questions(name)
+    r = in_node(f'''
         const [text, questions] = JSON.parse(require('fs').readFileSync(0))
         const bytes = Uint8Array.from(Buffer.from(text, 'base64')).buffer
-        console.log(JSON.stringify(({playground.answers})(diffnb, bytes, questions)))'''
-    q = playground.questions(name)
-    r = subprocess.run([node, '-e', program], input=json.dumps([playground.text(name), q]),
-                       capture_output=True, text=True, timeout=300)
+        const diffnb = network({{plain: {plain}}})
+        if (diffnb.vectors === {plain}) throw new Error('this is not the inner loop that was meant')
+        console.log(JSON.stringify(({playground.answers})(diffnb, bytes, questions)))''',
+        said=json.dumps([playground.text(name), q]))
     assert r.returncode == 0, r.stderr
     playground.check(name, q, json.loads(r.stdout))
 
 
 def test_a_network_of_another_kind_is_refused(tmp_path):
-    node = shutil.which('node')
-    if node is None: pytest.skip('there is no Node here')
-    program = f'''
-        const diffnb = require({json.dumps(str(page.source/'network.js'))})()
-        const bytes = require('fs').readFileSync(process.argv[1])
-        diffnb.readModel(Uint8Array.from(bytes).buffer)'''
     file = tmp_path/'other.safetensors'
-    file.write_bytes((root/'diffnb'/'mnist-turns.safetensors').read_bytes().replace(b'GELU', b'SiLU'))
-    r = subprocess.run([node, '-e', program, str(file)], capture_output=True, text=True, timeout=60)
+    data = (root/'diffnb'/'mnist-turns.safetensors').read_bytes()
+    file.write_bytes(data.replace(b'GELU', b'SiLU'))
+    r = in_node('''
+        const bytes = require('fs').readFileSync(process.argv[1])
+        network().readModel(Uint8Array.from(bytes).buffer)''', str(file))
     assert r.returncode == 1 and 'act is "SiLU"; network.js knows only "GELU"' in r.stderr, r.stderr

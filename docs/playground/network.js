@@ -12,13 +12,13 @@ function network({plain = false} = {}) {
   const scales = Float64Array.from({length: 31}, (_, power) => 2**(Math.max(1, power) - 25))
 
   function half(bits) {
-    "A finite 16-bit float: sign, power, and 10 bits of a number from 1 to 2 (0 to 1 at the bottom)"
+    // A finite 16-bit float: sign, power, and 10 bits of a number from 1 to 2 (0 to 1 at the bottom)
     const power = bits >> 10 & 31, number = (power && 1024) + (bits & 1023)
     return (bits >> 15 ? -number : number)*scales[power]
   }
 
   function numbers(view, {dtype, data_offsets: [start, end]}) {
-    "The numbers of one tensor"
+    // The numbers of one tensor
     const read = {F16: [2, i => half(view.getUint16(i, true))],
                   F32: [4, i => view.getFloat32(i, true)]}[dtype]
     if (!read) throw new Error(`numbers of type ${dtype} are not read here`)
@@ -28,7 +28,7 @@ function network({plain = false} = {}) {
   }
 
   function readModel(buffer) {
-    "A model from the bytes of its file: its settings, and its layers by name"
+    // A model from the bytes of its file: its settings, and its layers by name
     const start = 8 + new DataView(buffer).getUint32(0, true)
     const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, start - 8)))
     const card = JSON.parse(header.__metadata__.diffnb), tensors = {}, shapes = {}
@@ -53,7 +53,7 @@ function network({plain = false} = {}) {
                  narrow: 'up', act: 'GELU', kind: 'angle', norm_last: false, combine: 'cat'}
 
   function check({target, schedule, net}) {
-    "Refuse a model that would need other code than this"
+    // Refuse a model that would need other code than this
     const wanted = Object.entries(known).map(([key, value]) => [key, net[key], value])
     wanted.push(['target', target, 'v'], ['schedule', schedule.name, 'cosine'])
     for (const [key, got, value] of wanted) {
@@ -70,7 +70,7 @@ function network({plain = false} = {}) {
   let used = 0
 
   function room(count) {
-    "The address of room for so many numbers of 4 bytes, a multiple of 16"
+    // The address of room for so many numbers of 4 bytes, a multiple of 16
     const address = used
     used += 16*Math.ceil(count/4)
     if (used > memory.buffer.byteLength) throw new Error('these models need more memory')
@@ -78,7 +78,7 @@ function network({plain = false} = {}) {
   }
 
   function kept(array) {
-    "A copy of whole numbers in memory; its address"
+    // A copy of whole numbers in memory; its address
     const address = room(array.length)
     integers.set(array, address/4)
     return address
@@ -89,7 +89,7 @@ function network({plain = false} = {}) {
   // ---- The inner loop: eight pixels of four channels, a product of 4 x depth by depth x 8
 
   function slow(starts, steps, end, weights, x, out) {
-    "In JavaScript. For each pixel k and weight w: out[k] += weights[w]*memory[starts[k] + steps[w]]"
+    // In JavaScript. Pixel k of a channel is the sum over w of weights[w]*x[starts[k] + steps[w]]
     for (let k = 0; k < 8; k += 4) {
       const [p, q, r, s] = integers.subarray(starts/4 + k, starts/4 + k + 4).map(at => (x + at)/4)
       let ap = 0, aq = 0, ar = 0, as = 0, bp = 0, bq = 0, br = 0, bs = 0
@@ -109,7 +109,7 @@ function network({plain = false} = {}) {
   }
 
   function fast() {
-    "The same in WebAssembly, where one instruction multiplies four numbers. Its code, assembled"
+    // The same in WebAssembly, where one instruction multiplies four numbers. Its code, assembled
     const [starts, steps, end, weights, x, out, step, vector] = [0, 1, 2, 3, 4, 5, 6, 15]
     const pixel = k => 7 + k, sum = k => 16 + k, pixels = [0, 1, 2, 3, 4, 5, 6, 7]
     const get = i => [0x20, i], set = i => [0x21, i], tee = i => [0x22, i], add = [0x6a]
@@ -136,17 +136,17 @@ function network({plain = false} = {}) {
     const section = (id, ...bytes) => [id, size(bytes.flat(Infinity).length), bytes]
     const code = [
       0, 0x61, 0x73, 0x6d, 1, 0, 0, 0,
-      section(1, 1, 0x60, 6, Array(6).fill(0x7f), 0),           // one type: six numbers in, none out
+      section(1, 1, 0x60, 6, Array(6).fill(0x7f), 0),      // one type: six numbers in, none out
       section(2, 1, name('e'), name('m'), 2, 0, 1),             // one import: the memory
       section(3, 1, 0),                                         // one function, of that type
       section(7, 1, name('f'), 0, 0),                           // exported
       section(10, 1, size(body.length), body)].flat(Infinity)
-    const module = new WebAssembly.Module(Uint8Array.from(code))
-    return new WebAssembly.Instance(module, {e: {m: memory}}).exports.f
+    const made = new WebAssembly.Module(Uint8Array.from(code))
+    return new WebAssembly.Instance(made, {e: {m: memory}}).exports.f
   }
 
   function inner() {
-    "`fast` where the browser has vectors, and is allowed to use them"
+    // `fast` where the browser has vectors, and is allowed to use them
     try { return plain ? slow : fast() }
     catch { return slow }
   }
@@ -156,7 +156,7 @@ function network({plain = false} = {}) {
   // ---- Layers. A map is {data, channels, height, width}, its numbers row by row, plane by plane
 
   function packed(weights, [rows, channels, size]) {
-    "The weights of a convolution in the order in which `block` reads them: four rows side by side"
+    // The weights of a convolution in the order in which `block` reads them: four rows side by side
     const depth = channels*size*size, address = room(4*Math.ceil(rows/4)*depth)
     for (let row = 0; row < rows; row++) {
       const start = address/4 + (row - row%4)*depth + row%4
@@ -166,7 +166,7 @@ function network({plain = false} = {}) {
   }
 
   function border({data, channels, height, width}) {
-    "Copy a map to the scratch, with a border of zeros, one pixel wide"
+    // Copy a map to the scratch, with a border of zeros, one pixel wide
     const wide = width + 2, plane = (height + 2)*wide
     const out = floats.subarray(scratch/4, scratch/4 + channels*plane).fill(0)
     for (let row = 0; row < channels*height; row++) {
@@ -178,7 +178,7 @@ function network({plain = false} = {}) {
   const layouts = new Map()
 
   function layout(channels, height, width, size, stride) {
-    "Where each window of a bordered map starts, and how far its pixels are from there, in bytes"
+    // Where each window of a bordered map starts, and how far its pixels are from there, in bytes
     const key = [channels, height, width, size, stride].join()
     if (!layouts.has(key)) layouts.set(key, newLayout(channels, height, width, size, stride))
     return layouts.get(key)
@@ -200,7 +200,7 @@ function network({plain = false} = {}) {
   }
 
   function conv(net, name, map, stride = 1) {
-    "A convolution with a border of one pixel. Nearly all of the time is spent here"
+    // A convolution with a border of one pixel. Nearly all of the time is spent here
     const {address, rows: channels, size} = net.tensors[name + '.weight']
     const bias = net.tensors[name + '.bias']                    // none in queries, keys and values
     const {rows: height, columns: width, starts, steps, depth} =
@@ -220,7 +220,7 @@ function network({plain = false} = {}) {
   }
 
   function dense(net, name, vector) {
-    "A dense layer"
+    // A dense layer
     const weights = net.tensors[name + '.weight'], n = vector.length
     return net.tensors[name + '.bias'].map((bias, row) => {
       let sum = bias
@@ -230,7 +230,7 @@ function network({plain = false} = {}) {
   }
 
   function norm(net, name, map) {
-    "Group norm, in place"
+    // Group norm, in place
     const weight = net.tensors[name + '.weight'], bias = net.tensors[name + '.bias']
     const {data, channels, height, width} = map, n = height*width
     const group = channels/net.net.groups
@@ -252,7 +252,7 @@ function network({plain = false} = {}) {
   const silu = v => v/(1 + Math.exp(-v))
 
   function erf(v) {
-    "The error function to 1.5e-7: Abramowitz and Stegun, 7.1.26"
+    // The error function to 1.5e-7: Abramowitz and Stegun, 7.1.26
     const t = 1/(1 + .3275911*Math.abs(v))
     const tail = ((((1.061405429*t - 1.453152027)*t + 1.421413741)*t - .284496736)*t
                   + .254829592)*t*Math.exp(-v*v)
@@ -262,26 +262,26 @@ function network({plain = false} = {}) {
   const gelu = v => v*(1 + erf(v*Math.SQRT1_2))/2
 
   function each(map, f) {
-    "Apply f to every number, in place"
+    // Apply f to every number, in place
     for (let i = 0; i < map.data.length; i++) map.data[i] = f(map.data[i])
     return map
   }
 
   function shift(map, vector) {
-    "Add one number to each channel, in place"
+    // Add one number to each channel, in place
     const n = map.height*map.width
     vector.forEach((v, c) => { for (let i = c*n; i < (c + 1)*n; i++) map.data[i] += v })
     return map
   }
 
   function add(map, other) {
-    "Add another map, in place"
+    // Add another map, in place
     for (let i = 0; i < map.data.length; i++) map.data[i] += other.data[i]
     return map
   }
 
   function stack(a, b) {
-    "The channels of one map, then those of the other"
+    // The channels of one map, then those of the other
     const data = new Float32Array(a.data.length + b.data.length)
     data.set(a.data)
     data.set(b.data, a.data.length)
@@ -289,7 +289,7 @@ function network({plain = false} = {}) {
   }
 
   function doubled({data, channels, height, width}) {
-    "Twice as high and wide: every pixel becomes four"
+    // Twice as high and wide: every pixel becomes four
     const out = new Float32Array(4*data.length)
     for (let i = 0; i < out.length; i++) {
       const y = Math.floor(i/(2*width)), x = i%(2*width)       // y counts through all channels
@@ -299,7 +299,7 @@ function network({plain = false} = {}) {
   }
 
   function resBlock(net, name, map, emb) {
-    "Two convolutions, the embedding between them, plus what came in"
+    // Two convolutions, the embedding between them, plus what came in
     const one = norm(net, name + '.one.norm', conv(net, name + '.one.conv', map))
     each(shift(one, dense(net, name + '.one.dense', emb.map(silu))), silu)
     const change = each(norm(net, name + '.norm', conv(net, name + '.two', one)), silu)
@@ -308,7 +308,7 @@ function network({plain = false} = {}) {
   }
 
   function attention(net, name, map) {
-    "Each pixel collects from all pixels, in several heads"
+    // Each pixel collects from all pixels, in several heads
     const {channels, height, width} = map, n = height*width, heads = net.net.heads
     const size = channels/heads, all = conv(net, name + '.qkv', map).data
     const got = {...map, data: new Float32Array(map.data.length)}
@@ -323,7 +323,7 @@ function network({plain = false} = {}) {
   }
 
   function collect(q, k, v, i, n, size, out, start) {
-    "What pixel i collects in one head"
+    // What pixel i collects in one head
     const weights = new Float32Array(n)
     for (let j = 0; j < n; j++) {
       for (let c = 0; c < size; c++) weights[j] += q[c*n + i]*k[c*n + j]/Math.sqrt(size)
@@ -341,7 +341,7 @@ function network({plain = false} = {}) {
   // ---- The network: embedding and U
 
   function features(phi, count) {
-    "Sines and cosines of the angle, rounded to 32 bits where PyTorch rounds"
+    // Sines and cosines of the angle, rounded to 32 bits where PyTorch rounds
     const f = Math.fround, reading = f(f(phi)*f(2000/Math.PI)), pairs = count/2
     const turned = Array.from({length: pairs}, (_, i) =>
       f(reading*f(f(1e-4)**f(i/(pairs - 1)))))
@@ -349,13 +349,13 @@ function network({plain = false} = {}) {
   }
 
   function angleEmbed(net, name, phi) {
-    "Features of an angle, through two dense layers"
+    // Features of an angle, through two dense layers
     const seen = features(phi, net.net.features*net.net.width)
     return dense(net, name + '.mlp.2', dense(net, name + '.mlp.0', seen).map(gelu))
   }
 
   function embed(net, phi, turn, label) {
-    "Angle, label and turn as one vector; label -1 is 'no label'"
+    // Angle, label and turn as one vector; label -1 is 'no label'
     let emb = [...angleEmbed(net, 'net.embed.angle', phi)]
     if (net.classes) {
       const rows = net.tensors['net.embed.label.rows.weight'], n = emb.length
@@ -369,7 +369,7 @@ function network({plain = false} = {}) {
   }
 
   function level(net, name, map, emb, deeper) {
-    "One level of the U: a block down, whatever lies deeper, a block up that also sees the skip"
+    // One level of the U: a block down, whatever lies deeper, a block up that also sees the skip
     const skip = resBlock(net, name + '.downs.0', map, emb), inner = name + '.inner'
     const below = () => {
       const small = conv(net, inner + '.0', skip, 2)
@@ -380,14 +380,14 @@ function network({plain = false} = {}) {
   }
 
   function mid(net, name, map, emb) {
-    "The bottom of the U"
+    // The bottom of the U
     const h = resBlock(net, name + '.1', conv(net, name + '.0', map), emb)
     if (!net.net.mid_attention) return h
     return resBlock(net, name + '.3', attention(net, name + '.2', h), emb)
   }
 
   function predict(net, x, phi, turn = 0, label = -1) {
-    "The network's answer v to a mixture: a Float32Array in, and one of the same length out"
+    // The network's answer v to a mixture: a Float32Array in, and one of the same length out
     const [channels, height, width] = net.shape, emb = embed(net, phi, turn, label)
     const h = conv(net, 'net.first', {data: x, channels, height, width})
     return conv(net, 'net.last.0', level(net, 'net.levels', h, emb, net.net.mults.length - 1)).data
@@ -396,7 +396,7 @@ function network({plain = false} = {}) {
   // ---- From noise to a digit
 
   function seeded(seed, n) {
-    "Noise: n normal numbers, the same for the same seed (mulberry32, then Box and Muller)"
+    // Noise: n normal numbers, the same for the same seed (mulberry32, then Box and Muller)
     let state = (seed + 1)*0x9E3779B9 | 0
     const uniform = () => {
       state = state + 0x6D2B79F5 | 0
@@ -409,7 +409,7 @@ function network({plain = false} = {}) {
   }
 
   function path({signal: [high, low]}, calls) {
-    "The angles from noise to the image, in equal steps; the last is 0"
+    // The angles from noise to the image, in equal steps; the last is 0
     const start = Math.acos(high), end = Math.acos(low)
     const stops = Array.from({length: calls}, (_, i) => start + (end - start)*(1 - i/calls))
     return [...stops, 0]
@@ -418,7 +418,7 @@ function network({plain = false} = {}) {
   const mixed = (a, x, b, y) => x.map((v, i) => a*v + b*y[i])
 
   function guess(net, x, phi, turn, label, guidance) {
-    "Both halves of a mixture. Guidance goes from the answer without the label to that with it"
+    // Both halves of a mixture. Guidance goes from the answer without the label to that with it
     let v = predict(net, x, phi, turn, guidance === 0 ? -1 : label), passes = 1
     if (label >= 0 && guidance !== 0 && guidance !== 1) {
       v = mixed(guidance, v, 1 - guidance, predict(net, x, phi, turn, -1))
@@ -429,7 +429,7 @@ function network({plain = false} = {}) {
   }
 
   function* walk(net, {noise, calls, label = -1, guidance = 1}) {
-    "DDIM; for a network that is told how far to turn, one long turn a call. calls + 1 stops"
+    // DDIM; for a network that is told how far to turn, one long turn a call. calls + 1 stops
     const stops = path(net, calls)
     let x = noise
     for (let i = 0; i < calls; i++) {
@@ -441,7 +441,7 @@ function network({plain = false} = {}) {
     }
   }
 
-  return {readModel, predict, seeded, path, walk}
+  return {readModel, predict, seeded, path, walk, vectors: block !== slow}
 }
 
 if (typeof module !== 'undefined') module.exports = network

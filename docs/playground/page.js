@@ -52,7 +52,7 @@ const chosen = () => document.querySelector('[name=model]:checked').value
 const value = id => Number(get(id).value)
 
 function words() {
-  "The words beside each slider, also for those who hear them"
+  // The words beside each slider, also for those who hear them
   const label = value('label'), any = 'any digit'
   const said = {label: label < 0 ? any : String(label), seed: String(value('seed')),
                 calls: String(value('calls')), guidance: value('guidance').toFixed(1)}
@@ -95,7 +95,7 @@ function start() {
 
 const diffnb = {
   weights(name, text) {
-    "Called by the files of weights, which hold the model's own file as text"
+    // Called by the files of weights, which hold the model's own file as text
     const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer
     worker.postMessage({name, bytes}, [bytes])
   },
@@ -111,7 +111,7 @@ function load(name) {
 }
 
 function renew() {
-  "Ask for a new walk, as the controls say; the worker drops the old one"
+  // Ask for a new walk, as the controls say; the worker drops the old one
   words()
   const name = chosen()
   if (!names[name].asked) load(name)
@@ -131,7 +131,7 @@ function finish({passes, ms}) {
 }
 
 function fail(why) {
-  "Back to the picture"
+  // Back to the picture
   get('app').hidden = true
   get('still').hidden = false
   get('sorry').textContent = `This is a picture of it. The page itself does not run here: ${why}`
@@ -140,7 +140,7 @@ function fail(why) {
 // ---- Pictures
 
 function grey(data, at) {
-  "The numbers as an image of one channel; `at` turns one into 0 to 1"
+  // The numbers as an image of one channel; `at` turns one into 0 to 1
   const pixels = new ImageData(28, 28)
   data.forEach((v, i) => {
     const g = 255*Math.min(1, Math.max(0, at(v)))
@@ -153,7 +153,7 @@ const asImage = v => (v*models[chosen()].std + models[chosen()].mean + 1)/2
 const asNoise = v => v/6 + .5
 
 function show() {
-  "The stop that is wanted, or the last one that has arrived"
+  // The stop that is wanted, or the last one that has arrived
   if (!steps.length) return
   const at = Math.min(wanted, steps.length - 1), {x, phi, image, noise} = steps[at]
   const degrees = (phi*180/Math.PI).toFixed(1), total = value('calls')
@@ -172,7 +172,7 @@ function show() {
 }
 
 function dial(phi) {
-  "The quarter circle from noise to image, its stops, and a hand"
+  // The quarter circle from noise to image, its stops, and a hand
   const point = angle => [104*Math.cos(angle), 104 - 104*Math.sin(angle)]
   get('stops').innerHTML = steps.map(({phi}) => {
     const [x, y] = point(phi)
@@ -184,7 +184,7 @@ function dial(phi) {
 }
 
 function strip(at) {
-  "All stops side by side: mixtures above, guesses of the image below"
+  // All stops side by side: mixtures above, guesses of the image below
   const canvas = get('strip'), total = value('calls') + 1, cell = 32
   canvas.width = cell*total
   canvas.height = 2*cell
