@@ -12,7 +12,7 @@ function network({plain = false} = {}) {
   const scales = Float64Array.from({length: 31}, (_, power) => 2**(Math.max(1, power) - 25))
 
   function half(bits) {
-    // A finite 16-bit float: sign, power, and 10 bits of a number from 1 to 2 (0 to 1 at the bottom)
+    // A finite 16-bit float: a sign, a power, and ten bits of a number between 1 and 2
     const power = bits >> 10 & 31, number = (power && 1024) + (bits & 1023)
     return (bits >> 15 ? -number : number)*scales[power]
   }

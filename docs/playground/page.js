@@ -87,7 +87,7 @@ function start() {
       return renew()
     }
     if (data.order !== order) return
-    if (data.step) steps.push(data.step)
+    if (data.step) steps.push(seen(data.step))
     else finish(data)
     show()
   }
@@ -141,26 +141,31 @@ function fail(why) {
 
 function grey(data, at) {
   // The numbers as an image of one channel; `at` turns one into 0 to 1
-  const pixels = new ImageData(28, 28)
+  const image = new ImageData(28, 28), pixels = new Uint32Array(image.data.buffer)
   data.forEach((v, i) => {
-    const g = 255*Math.min(1, Math.max(0, at(v)))
-    pixels.data.set([g, g, g, 255], 4*i)
+    const g = Math.round(255*Math.min(1, Math.max(0, at(v))))
+    pixels[i] = 0xff000000 | g << 16 | g << 8 | g
   })
-  return pixels
+  return image
 }
 
-const asImage = v => (v*models[chosen()].std + models[chosen()].mean + 1)/2
-const asNoise = v => v/6 + .5
+const asNoise = v => v/6 + .5                        // from -3, black, to 3, white
+
+function seen({x, phi, image, noise}) {
+  // A stop as the page shows it
+  const {mean, std} = models[chosen()], asImage = v => (v*std + mean + 1)/2
+  return {phi, mixture: grey(x, asImage), image: grey(image, asImage), noise: grey(noise, asNoise)}
+}
 
 function show() {
   // The stop that is wanted, or the last one that has arrived
   if (!steps.length) return
-  const at = Math.min(wanted, steps.length - 1), {x, phi, image, noise} = steps[at]
+  const at = Math.min(wanted, steps.length - 1), {phi} = steps[at]
   const degrees = (phi*180/Math.PI).toFixed(1), total = value('calls')
-  const parts = {mixture: [x, asImage], image: [image, asImage], noise: [noise, asNoise]}
-  for (const [id, [data, scale]] of Object.entries(parts)) {
-    get(id).getContext('2d').putImageData(grey(data, scale), 0, 0)
-    get(id).setAttribute('aria-label', `${id} at ${degrees} degrees`)
+  const words = {mixture: 'The mixture', image: 'The image guess', noise: 'The noise guess'}
+  for (const [id, what] of Object.entries(words)) {
+    get(id).getContext('2d').putImageData(steps[at][id], 0, 0)
+    get(id).setAttribute('aria-label', `${what} at ${degrees} degrees`)
   }
   get('signal').textContent = Math.cos(phi).toFixed(2)
   get('rate').textContent = Math.sin(phi).toFixed(2)
@@ -188,13 +193,13 @@ function strip(at) {
   const canvas = get('strip'), total = value('calls') + 1, cell = 32
   canvas.width = cell*total
   canvas.height = 2*cell
-  canvas.style.width = `${Math.min(1.75, 20/total)*cell*total}px`
+  canvas.style.width = `${Math.min(1, 20/total)*cell*total}px`
   const draw = canvas.getContext('2d')
   draw.fillStyle = getComputedStyle(document.documentElement).getPropertyValue('--accent')
   draw.fillRect(at*cell, 0, cell, 2*cell)
-  steps.forEach(({x, image}, i) => {
-    draw.putImageData(grey(x, asImage), i*cell + 2, 2)
-    draw.putImageData(grey(image, asImage), i*cell + 2, cell + 2)
+  steps.forEach(({mixture, image}, i) => {
+    draw.putImageData(mixture, i*cell + 2, 2)
+    draw.putImageData(image, i*cell + 2, cell + 2)
   })
 }
 
