@@ -372,6 +372,7 @@ def test_every_slider_of_the_page_draws_another_walk(chromium, served):
 def test_the_page_draws_in_one_call(chromium, served):
     p = Playground(chromium.new_page(), served)
     before = p.pictures()
+    p.page.locator('#calls').press('End')                                    # a walk that is still going on
     p.page.locator('[value=mnist-turns]').check()
     wait(lambda: p.said().startswith('1 call, '), 'the other network')
     assert p.pictures() != before and p.page.locator('#calls').get_attribute('max') == '8'

@@ -114,13 +114,14 @@ function renew() {
   // Ask for a new walk, as the controls say; the worker drops the old one
   words()
   const name = chosen()
+  order += 1
   if (!names[name].asked) load(name)
   if (!models[name]) return
   if (wanted >= Number(get('stop').max)) wanted = Infinity            // stay at the end
   get('stop').max = value('calls')
   get('said').textContent = ''
   steps = []
-  worker.postMessage({order: ++order, name, calls: value('calls'), seed: value('seed'),
+  worker.postMessage({order, name, calls: value('calls'), seed: value('seed'),
                       label: value('label'), guidance: value('guidance')})
 }
 
