@@ -11,7 +11,7 @@ MALLOC := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 MA
 OMP_WAIT_POLICY ?= PASSIVE
 export OMP_WAIT_POLICY
 
-.PHONY: help demo test test-slow lab prepare docs bench clean
+.PHONY: help demo test test-slow lab prepare docs page bench clean
 help:
 	@echo 'make demo       train on the built-in digits, sample, leave pictures in demo/ (1 to 1.5 minutes)'
 	@echo 'make test       run every notebook and every test (with Chromium there, the slider in a real browser too)'
@@ -19,6 +19,7 @@ help:
 	@echo 'make lab        open the course in JupyterLab'
 	@echo 'make prepare    export the library, run and clean the notebooks named in NBS (all by default), write README.md'
 	@echo 'make docs       write the web site into _docs/'
+	@echo 'make page       write the web page that draws digits without Python into _docs/playground/'
 	@echo 'make bench      measure speed and memory'
 	@echo 'make clean      remove everything that was made, the environment too'
 
@@ -65,6 +66,10 @@ prepare: .venv/installed-dev
 docs: .venv/installed-dev
 	@echo 'Writing the site into _docs/'
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PY) tools/nbs.py docs
+
+page: .venv/installed
+	@echo 'Writing the playground into _docs/playground/'
+	@$(PY) tools/page.py
 
 bench: .venv/installed-bench+lab+browser
 	@echo 'Measuring; results go to results/'

@@ -274,3 +274,175 @@ def test_the_page_shows_its_last_frame_where_nothing_runs(chromium, tmp_path):
     page.goto(scrubber_html(steps, tmp_path/'walk.html').as_uri())
     assert 'step 5 of 5' in page.locator('img').get_attribute('alt') and np.ptp(driver.pixels(page)) > 0
     context.close()
+
+
+@pytest.fixture(scope='module')
+def playground_folder(tmp_path_factory):
+    "What tools/page.py makes"
+    import sys
+    sys.path.insert(0, str(root/'tools'))
+    import page
+    out = tmp_path_factory.mktemp('site')/'playground'
+    page.build(out)
+    return out
+
+
+@pytest.fixture(scope='module')
+def served(playground_folder):
+    "Its address on a plain static server"
+    import functools
+    import threading
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_): pass
+
+    handler = functools.partial(Quiet, directory=playground_folder.parent)
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_address[1]}/playground/'
+        server.shutdown()
+
+
+class Playground:
+    "The playground in a page, as a person meets it"
+    def __init__(self, page, address):
+        self.page, self.asked, self.errors = page, [], []
+        page.on('request', lambda r: self.asked.append(r.url))
+        page.on('pageerror', lambda e: self.errors.append(str(e)))
+        page.on('console', lambda m: self.errors.append(m.text) if m.type == 'error' else None)
+        page.goto(address)
+        self.drawn()
+
+    def said(self): return self.page.locator('#said').inner_text()
+    def stop(self): return self.page.locator('#stop-words').inner_text()
+
+    def drawn(self):
+        "Wait until the walk is complete; what the page says of it"
+        wait(lambda: self.said().endswith(' s'), 'the walk to end', 60)
+        return self.said()
+
+    def pictures(self):
+        "The numbers of the three pictures"
+        return [self.page.locator(f'#{name}').evaluate(
+            "c => [...c.getContext('2d').getImageData(0, 0, 28, 28).data]")
+            for name in ('mixture', 'image', 'noise')]
+
+    def changed(self, slider, key):
+        "Press a key on a slider; the three pictures before, and after the new walk has ended"
+        before = self.pictures()
+        self.page.locator(f'#{slider}').focus()
+        self.page.keyboard.press(key)
+        self.drawn()
+        return before, self.pictures()
+
+
+@pytest.mark.parametrize('name', ['mnist-labels', 'mnist-turns'])
+def test_the_network_of_the_page_says_what_ours_says(chromium, served, name):
+    import playground
+    page, q = chromium.new_page(), playground.questions(name)
+    page.goto(served)
+    got = page.evaluate(f'''([text, questions]) => {{
+        const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer
+        return ({playground.answers})(network(), bytes, questions) }}''',
+        [playground.text(name), q])
+    playground.check(name, q, got)
+    page.close()
+
+
+def test_every_slider_of_the_page_draws_another_walk(chromium, served):
+    p = Playground(chromium.new_page(viewport=dict(width=1200, height=900)), served)
+    assert p.said().startswith('20 calls, 40 passes through the network, ')
+    assert p.stop() == '20 of 20, 0.0°'
+    for slider, key in [('seed', 'ArrowRight'), ('label', 'ArrowRight'), ('guidance', 'End')]:
+        before, after = p.changed(slider, key)
+        assert all(a != b for a, b in zip(before, after)), slider
+    _, again = p.changed('seed', 'ArrowLeft')
+    before, after = p.changed('calls', 'Home')
+    assert p.said().startswith('1 call, 2 passes') and p.stop() == '1 of 1, 0.0°' and before != after
+    p.page.locator('#calls').evaluate('e => { e.value = 20; e.form.oninput({target: e}) }')
+    p.drawn()
+    assert p.pictures() == again, 'the same settings drew something else'
+    p.changed('label', 'Home')
+    assert p.page.locator('#guidance').is_disabled() and p.said().startswith('20 calls, ')
+    assert 'passes' not in p.said() and p.errors == []
+    p.page.close()
+
+
+def test_the_page_draws_in_one_call(chromium, served):
+    p = Playground(chromium.new_page(), served)
+    before = p.pictures()
+    p.page.locator('#calls').press('End')                                    # a walk that is still going on
+    p.page.locator('[value=mnist-turns]').check()
+    wait(lambda: p.said().startswith('1 call, '), 'the other network')
+    assert p.pictures() != before and p.page.locator('#calls').get_attribute('max') == '8'
+    p.changed('calls', 'End')
+    assert p.said().startswith('8 calls, ') and p.stop() == '8 of 8, 0.0°' and p.errors == []
+    p.page.close()
+
+
+def test_the_walk_of_the_page_can_be_scrubbed(chromium, served):
+    p = Playground(chromium.new_page(viewport=dict(width=1200, height=900)), served)
+    end, stop = p.pictures(), p.page.locator('#stop')
+    stop.focus()
+    p.page.keyboard.press('Home')
+    first = p.pictures()
+    assert p.stop() == '0 of 20, 88.9°' and all(a != b for a, b in zip(first, end))
+    assert stop.get_attribute('aria-valuetext') == '0 of 20, 88.9 degrees'
+    assert p.page.locator('#signal').inner_text() == '0.02' and p.page.locator('#rate').inner_text() == '1.00'
+    p.page.keyboard.press('ArrowRight')
+    assert p.stop().startswith('1 of 20, ') and p.pictures() != first
+    p.changed('guidance', 'ArrowRight')
+    assert p.stop().startswith('1 of 20, '), 'another walk moved the stop'
+    p.page.locator('#play').click()
+    wait(lambda: p.stop() == '20 of 20, 0.0°', 'the play button to reach the end')
+    wait(lambda: p.page.locator('#play').inner_text() == 'Play', 'the button to say Play')
+    box = p.page.locator('#strip').bounding_box()
+    p.page.mouse.click(box['x'] + 3.5/21*box['width'], box['y'] + 5)
+    assert p.stop().startswith('3 of 20, ') and p.errors == []
+    p.page.close()
+
+
+@pytest.mark.parametrize('width', [320, 1200])
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_the_page_fits_and_has_names(chromium, served, width, scheme):
+    view = dict(width=width, height=800)
+    p = Playground(chromium.new_page(viewport=view, color_scheme=scheme), served)
+    assert p.page.evaluate('document.documentElement.scrollWidth') <= width
+    ground = p.page.evaluate('getComputedStyle(document.body).backgroundColor')
+    assert (sum(map(int, re.findall(r'\d+', ground))) < 200) == (scheme == 'dark')
+    for o in p.page.locator('input[type=range]').all():
+        assert o.evaluate('e => e.labels.length') == 1 and o.get_attribute('aria-valuetext')
+    assert all(o.get_attribute('aria-label') for o in p.page.locator('canvas[role=img]').all())
+    assert all(url.startswith((served, 'blob:', 'data:')) for url in p.asked) and p.errors == []
+    p.page.close()
+
+
+def test_the_page_runs_from_a_disk(chromium, playground_folder):
+    p = Playground(chromium.new_page(), (playground_folder/'index.html').as_uri())
+    assert p.said().startswith('20 calls, ') and p.errors == []
+    p.page.close()
+
+
+def seen(page): return page.locator('#still').is_visible(), page.locator('#app').is_visible()
+
+
+def test_the_page_is_a_picture_where_nothing_runs(chromium, served):
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(served)
+    assert seen(page) == (True, False) and 'JavaScript' in page.locator('#sorry').inner_text()
+    assert page.locator('#still img').get_attribute('alt').startswith('Seven stops')
+    context.close()
+
+
+@pytest.mark.parametrize('what', ['worker', 'weights'])
+def test_the_page_is_a_picture_where_something_is_missing(chromium, served, what):
+    page = chromium.new_page()
+    if what == 'worker': page.add_init_script('delete window.Worker')
+    else: page.route('**/mnist-labels.js', lambda route: route.abort())
+    page.goto(served)
+    wait(lambda: seen(page) == (True, False), 'the picture')
+    says = dict(worker='Worker is not defined', weights='mnist-labels.js is not there')[what]
+    assert says in page.locator('#sorry').inner_text()
+    page.close()
