@@ -1,9 +1,8 @@
-"""Look after the notebooks: python tools/nbs.py run|check|readme|docs [files]
+"""Look after the notebooks: python tools/nbs.py run|check|readme [files]
 
 run     execute top to bottom and keep the outputs (cells marked slow, peers or eval: false keep theirs; --flags runs some of them too)
 check   what a reader must never meet: widget state, error outputs, fat files, imports of later notebooks
 readme  write README.md from nbs/index.ipynb; with --check only say whether it is stale
-docs    write the site into _docs/
 """
 import argparse
 import ast
@@ -144,7 +143,7 @@ def readme():
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('verb', choices=['run', 'check', 'readme', 'docs'])
+    p.add_argument('verb', choices=['run', 'check', 'readme'])
     p.add_argument('files', nargs='*', type=Path, help='notebooks; all when none is named')
     p.add_argument('--flags', nargs='*', default=[], help='run: execute cells with these marks too (slow, peers)')
     p.add_argument('--check', action='store_true', help='readme: write nothing, exit 1 when README.md is stale')
@@ -159,9 +158,6 @@ def main():
         text, f = readme(), root/'README.md'
         if not a.check: f.write_text(text, encoding='utf-8')
         elif not f.exists() or f.read_text(encoding='utf-8') != text: sys.exit('README.md is stale: run `make prepare`')
-    if a.verb == 'docs':
-        from docs import site
-        site(root, files)
 
 
 if __name__ == '__main__': main()
