@@ -5,6 +5,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from docutils import nodes
+from latex2mathml.converter import convert
 from sphinx.addnodes import pending_xref
 
 root = Path(__file__).resolve().parent.parent
@@ -26,13 +27,9 @@ myst_enable_extensions = ['dollarmath', 'amsmath', 'fieldlist', 'attrs_inline']
 myst_heading_anchors = 4
 myst_dmath_allow_labels = False
 suppress_warnings = ['myst.header']
+myst_heading_slug_func = 'docments.anchor'
 
-
-def myst_heading_slug_func(title):
-    "Anchors as JupyterLab makes them"
-    return title.replace(' ', '-')
-
-
+html_math_renderer = 'mathml'
 html_theme = 'sphinx_book_theme'
 html_static_path = ['_static']
 html_css_files = ['site.css']
@@ -42,10 +39,14 @@ html_favicon = '_static/logo.svg'
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = dict(
+    navbar_start=[], navbar_center=[], navbar_end=[], navbar_persistent=[],
     repository_url=settings['git_url'], repository_branch=settings['branch'],
     use_repository_button=True, use_download_button=False, use_fullscreen_button=False,
     use_issues_button=True, show_navbar_depth=1, home_page_in_toc=False,
     pygments_light_style='default', pygments_dark_style='github-dark')
+html_context = dict(default_mode='auto')
+nb_code_prompt_show = 'Show the code'
+nb_code_prompt_hide = 'Hide the code'
 python_use_unqualified_type_names = True
 add_module_names = False
 copybutton_exclude = '.linenos, .gp'
@@ -81,8 +82,28 @@ def link_names(app, doctree):
         xref += literal
 
 
+called = re.compile(r'(<mi>(?:sin|cos|tan|log|exp)</mi>(?!<m[no]|</m)'
+                    r'|<msup><mi>(?:sin|cos|tan|log)</mi><m[nio]>[^<]*</m[nio]></msup>)(?=<m[in])')
+
+
+def mathml(text, display):
+    "TeX as MathML, which browsers draw by themselves; 'sin x' is not 'sinx'"
+    return called.sub(r'\1<mspace width="0.17em"></mspace>', convert(text, display=display))
+
+
+def inline_formula(writer, node):
+    writer.body.append(mathml(node.astext(), 'inline'))
+    raise nodes.SkipNode
+
+
+def formula(writer, node):
+    writer.body.append(f'<div class="formula">{mathml(node.astext(), "block")}</div>')
+    raise nodes.SkipNode
+
+
 def setup(app):
     import diffnb
+    app.add_html_math_renderer('mathml', (inline_formula, None), (formula, None))
     app.public_names = diffnb.names
     app.connect('doctree-read', mark_wide_pictures)
     app.connect('doctree-read', link_names)

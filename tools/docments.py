@@ -47,7 +47,8 @@ class Reader:
         "The names in __all__, in the order of the file"
         names = next(ast.literal_eval(s.value) for s in self.tree.body
                      if isinstance(s, ast.Assign) and s.targets[0].id == '__all__')
-        return [p for s in self.tree.body for p in self.parts(s) if p.name in names]
+        found = [p for s in self.tree.body for p in self.parts(s) if p.name in names]
+        return [*{p.name: p for p in reversed(found)}.values()][::-1]    # the first of several
 
     def parts(self, node):
         "What a statement defines"
@@ -134,6 +135,11 @@ def words(text):
     plain = [p if p[:1] == '`' else special.sub(r'\\\1', p) for p in pieces]
     if plain[0][:1] in {'-', '+'}: plain[0] = '\\' + plain[0]
     return re.sub(r'arXiv:(\d{4}\.\d{4,5})', r'[arXiv:\1](https://arxiv.org/abs/\1)', ''.join(plain))
+
+
+def anchor(title):
+    "Where a link to a heading leads, as JupyterLab has it"
+    return title.replace(' ', '-')
 
 
 def entry(part, source, depth=0):

@@ -28,6 +28,7 @@ settings.read(root/'settings.ini', encoding='utf-8')
 settings = settings['DEFAULT']
 home = settings['git_url']
 blob = f"{home}/blob/{settings['branch']}"
+playground = root/'docs'/'playground'
 site = settings['doc_host'] + settings['doc_baseurl']
 widget = 'application/vnd.jupyter.widget-view+json'
 hidden = re.compile(r'^#\|\s*hide\b', re.M)
@@ -60,28 +61,30 @@ def heading(f):
 def links(text, here):
     "Links to notebooks and to the site become links between its pages; `here` is below nbs/"
     def relative(found):
-        return f']({posixpath.relpath(found[1] or "index.ipynb", posixpath.dirname(here) or ".")}'
-    text = re.sub(rf'\]\({re.escape(blob)}/nbs/([^)#\s]+\.ipynb)', relative, text)
+        name = found[1] or 'index'
+        name += '.ipynb' if (root/'nbs'/f'{name}.ipynb').exists() else '.md'
+        if name == 'playground.md' and not playground.is_dir(): return found[0]
+        return f']({posixpath.relpath(name, posixpath.dirname(here) or ".")}'
+    text = re.sub(rf'\]\({re.escape(blob)}/nbs/([^)#\s]+)\.ipynb', relative, text)
     text = re.sub(rf'\]\({re.escape(site)}/?([^)#\s]*?)(?:\.html)?(?=[)#])', relative, text)
-    return badge.sub(r'[\1](\2){.badge}', text)
+    return badge.sub(r'[\1](\2){.elsewhere}', text)
 
 
 def badges(here, module):
-    "Where else this page can be read or run"
-    colab = blob.replace('github.com', 'colab.research.google.com/github')
-    out = [f'[Open in Colab]({colab}/nbs/{here}){{.badge}}',
-           f'[Notebook]({blob}/nbs/{here}){{.badge}}']
+    "Where else this page can be read"
+    out = [f'[Notebook]({blob}/nbs/{here}){{.elsewhere}}']
     if module:
         up = '../'*here.count('/')
-        out.append(f'[diffnb.{module}]({up}library/{module}.md){{.badge}}')
+        out.append(f'[diffnb.{module}]({up}library/{module}.md){{.elsewhere}}')
     return ' '.join(out)
 
 
 def under_title(text, words):
-    "The words, put below the title and the line that belongs to it"
-    parts = text.split('\n\n')
-    at = 2 if len(parts) > 1 and parts[1].startswith('>') else 1
-    return '\n\n'.join([*parts[:at], words, *parts[at:]])
+    "The words, put below the title and its line, beside badges where there are any"
+    pieces = text.split('\n\n')
+    at = 2 if pieces[1:] and pieces[1].startswith('>') else 1
+    if pieces[at:] and '{.elsewhere}' in pieces[at]: words = f'{pieces.pop(at)} {words}'
+    return '\n\n'.join([*pieces[:at], words, *pieces[at:]])
 
 
 def frames(data):
@@ -115,15 +118,27 @@ def shown(output):
     return output
 
 
+def attached(here):
+    "Where the pictures of a notebook's text go, seen from there"
+    return '../'*here.count('/') + 'images/' + Path(here).stem + '-'
+
+
+def keep_attachments(f, out):
+    "Write the pictures that stand in a notebook's text"
+    for c in nbformat.read(f, 4).cells:
+        for name, data in c.get('attachments', {}).items():
+            place = (out/name_of(f)).parent/(attached(name_of(f)) + name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(base64.b64decode(''.join(data['image/png'])))
+
+
 def cell(c, here):
     "A cell as the site shows it, or None"
     c.metadata, fold = {}, c.metadata.get('jupyter', {}).get('source_hidden')
     if c.cell_type == 'raw' or c.cell_type == 'code' and hidden.search(c.source): return None
     if c.cell_type == 'markdown':
-        for name, data in c.pop('attachments', {}).items():
-            url = f"data:image/png;base64,{''.join(data['image/png'])}"
-            c.source = c.source.replace(f'attachment:{name}', url)
-        c.source = links(c.source, here)
+        c.pop('attachments', None)
+        c.source = links(c.source.replace('(attachment:', f'({attached(here)}'), here)
         return c
     tags = ['hide-input']*bool(fold or folded.search(c.source))
     tags += ['exported']*bool(exported.search(c.source))
@@ -152,13 +167,13 @@ def menu(caption, lines):
                       *lines, '```', ''])
 
 
-def front(files, playground):
+def side_menu(files):
     "What the front page holds besides the index notebook: the menu"
     lessons = [f'{f.name[:2]} · {heading(f)[0]} <{f.stem}>' for f in files
                if f.parent == root/'nbs']
     more = [f'{floors[part]} <{part}/index>' for part in ['projects', 'apps', 'kit', 'reference',
                                                          'solutions']]
-    return '\n'.join([menu('', ['Playground <playground>'])]*playground + [
+    return '\n'.join([menu('', ['Playground <playground>'])]*playground.is_dir() + [
         menu('Lessons', lessons), menu('Beside them', [*more, 'Library <library/index>'])])
 
 
@@ -173,7 +188,7 @@ def floor_page(part, files):
         rows.append((title, links(said, name_of(f)), f.name))
     table = [f'| [{title}]({name}) | {said} |' for title, said, name in rows]
     lines = [f'{title} <{name.removesuffix(".ipynb")}>' for title, _, name in rows]
-    return '\n'.join([f'# {floors[part]}', '', about[part], '', '| | |', '|---|---|', *table, '',
+    return '\n'.join([f'# {floors[part]}', '', about[part], '', '| page | about |', '|---|---|', *table, '',
                       menu('', lines)])
 
 
@@ -186,7 +201,7 @@ def library_page(found):
     for floor in names:
         rows = [f"| [diffnb.{m}]({m}.md) | {docments.words(docments.Reader(source(m)).doc)} |"
                 for place, m, _ in found if place == floor]
-        text += [f'## {names[floor]}', '', '| | |', '|---|---|', *rows, '']
+        text += [f'## {names[floor]}', '', '| module | about |', '|---|---|', *rows, '']
     return '\n'.join([*text, menu('', [m for _, m, _ in found])])
 
 
@@ -206,12 +221,12 @@ def write(f, text):
 def lay_out(out):
     "Everything that Sphinx reads, in the folder `out`"
     files, found = notebooks(), docments.contents(root)
-    playground = (root/'docs'/'playground').is_dir()
     modules = {notebook: m for _, m, notebook in found}
     kept = [write(out/name_of(f), nbformat.writes(page(f, modules.get(name_of(f)))))
             for f in files]
+    for f in files: keep_attachments(f, out)
     index = page(root/'nbs'/'index.ipynb')
-    index.cells.append(nbformat.v4.new_markdown_cell(front(files, playground), id='menu'))
+    index.cells.append(nbformat.v4.new_markdown_cell(side_menu(files), id='menu'))
     kept.append(write(out/'index.ipynb', nbformat.writes(index)))
     for part in parts[1:]:
         inside = [f for f in files if f.parent == root/'nbs'/part]
@@ -220,7 +235,9 @@ def lay_out(out):
     for m, text in docments.pages(root, blob, diffnb.names).items():
         kept.append(write(out/'library'/f'{m}.md', text))
     kept.append(write(out/'library'/'index.md', library_page(found)))
-    if playground: kept.append(write(out/'playground.md', (root/'docs'/'playground.md').read_text()))
+    if playground.is_dir():
+        text = (root/'docs'/'playground.md').read_text(encoding='utf-8')
+        kept.append(write(out/'playground.md', text))
     for f in out.rglob('*.*'):
         if f.suffix in ('.ipynb', '.md') and f not in kept: f.unlink()
     shutil.copytree(root/'nbs'/'images', out/'images', dirs_exist_ok=True)
@@ -242,13 +259,17 @@ def main():
     p.add_argument('--out', type=Path, default=root/'_docs', help='where the site goes')
     a = p.parse_args()
     from sphinx.cmd.build import main as sphinx
-    staged = root/'build'/'docs'
+    build = root/'build'                        # myst-nb writes a folder of its own beside `made`
+    staged, made = build/'docs', build/'html'
     lay_out(staged)
-    words = ['-b', 'html', '-W', '--keep-going', '-q', '-c', str(root/'docs'),
-             '-d', str(root/'build'/'doctrees'), str(staged), str(a.out)]
+    words = ['-b', 'html', '-j', 'auto', '-W', '--keep-going', '-q', '-c', str(root/'docs'),
+             '-d', str(build/'doctrees'), str(staged), str(made)]
     if sphinx(words): sys.exit('the site has faults: see above')
-    if (root/'docs'/'playground').is_dir():
-        shutil.copytree(root/'docs'/'playground', a.out/'playground', dirs_exist_ok=True)
+    shutil.rmtree(a.out, ignore_errors=True)
+    shutil.copytree(made, a.out, ignore=shutil.ignore_patterns('.buildinfo*', '_sources'))
+    if playground.is_dir():
+        from page import build
+        build(a.out/'playground')
     if bad := complaints(a.out): sys.exit('\n'.join(bad))
     print(f'open {a.out/"index.html"} in a browser')
 
