@@ -41,8 +41,9 @@ def test_its_figures_are_those_of_the_results():
     key = {k: f"{result('scrubber')[k]['median_ms']:.0f} ms" for k in ('jupyterlab', 'html_file')}
     text = (root/'README.md').read_text(encoding='utf-8')
     told = [
-        f"{speed['ours, bf16, Muon']} images/s (bfloat16), {speed['ours, float32']} (float32)",
-        f"of similar size {speed['diffusers']}, of smalldiffusion {speed['smalldiffusion']}",
+        f"{speed['ours, bf16, Muon']} images/s (bfloat16), {speed['ours, float32, Muon']} (float32)",
+        f"diffusers {speed['diffusers']}, smalldiffusion {speed['smalldiffusion']}, "
+        f"denoising-diffusion-pytorch {speed['denoising_diffusion_pytorch']} |",
         f"DDIM {step['diffnb ddim with unmix']}, DPM-Solver++ {step['diffnb dpmpp with unmix']}",
         f"DDIM of diffusers {step['diffusers DDIM']}, of smalldiffusion {step['smalldiffusion']}",
         f"| {many['seconds']:.0f} s, at most {many['peak_mb']} MB |",
