@@ -25,6 +25,7 @@ v4 = nbformat.v4
 
 @pytest.mark.parametrize('m', modules)
 def test_comments_are_those_that_fastcore_finds(m):
+    "It finds fewer: none of `**kwargs`, none of a result without annotation, one line of each"
     from fastcore.docments import docments as theirs
     module = importlib.import_module(f'diffnb.{m}')
     parts = docments.Reader(docs.source(m)).public()
@@ -32,10 +33,9 @@ def test_comments_are_those_that_fastcore_finds(m):
     assert {p.name for p in parts} == set(module.__all__)
     for part in parts:
         if part.kind != 'function' or not any(part.args.values()): continue
-        said = theirs(getattr(module, part.name))
-        want = {k: ' '.join((v or '').split()) for k, v in said.items() if k != 'return'}
-        assert {k: ' '.join(v.split()) for k, v in part.args.items()} == want, part.name
-        assert part.returns == ' '.join((said.get('return') or '').split()), part.name
+        ours = part.args | {'return': part.returns}
+        for name, said in theirs(getattr(module, part.name)).items():
+            if said: assert ours[name].startswith(' '.join(said.split())), (part.name, name)
 
 
 example = '''"A module"
@@ -44,7 +44,8 @@ n = 3 # How many
 table = dict( # Of things
     a = 1)
 def f(
-    x:int,       # A number
+    x:int,       # A number,
+                 # or two
     *rest,       # Others
     y=(1, 2),    # A pair
     **more,
@@ -70,9 +71,9 @@ def g(): pass
 
 def test_a_module_is_read():
     n, table, f, c = docments.Reader(example).public()
-    assert f.head == '(x:int, *rest, y=(1, 2), **more) -> str'.replace('x:int', 'x: int')
-    assert f.args == dict(x='A number', rest='Others', y='A pair', more='')
-    assert (f.doc, f.returns, f.lines) == ('Do it', 'What it is', (6, 13))
+    assert f.head == '(x: int, *rest, y=(1, 2), **more) -> str'
+    assert f.args == dict(x='A number, or two', rest='Others', y='A pair', more='')
+    assert (f.doc, f.returns, f.lines) == ('Do it', 'What it is', (6, 14))
     assert (c.head, c.args, [p.name for p in c.inner]) == ('(a, b=2)', dict(a='One', b='Two'),
                                                            ['act'])
     assert c.inner[0].args == dict(z='What') and c.inner[0].returns == 'Nothing'

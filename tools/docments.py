@@ -66,9 +66,17 @@ class Reader:
         code = '' if head or end - first > 20 else '\n'.join(self.rows[first - 1:end])
         return Part('data', name, head, self.beside(first), {}, '', (first, end), code, [])
 
-    def beside(self, *numbers):
-        "The first comment on one of these lines"
-        return next((self.comments[i] for i in numbers if i in self.comments), '')
+    def alone(self, i):
+        "Is there nothing but a comment on this line?"
+        return i <= len(self.rows) and self.rows[i - 1].lstrip().startswith('#')
+
+    def beside(self, i):
+        "The comment at the end of a line, with the lines on which it goes on"
+        said = [self.comments[i]] if i in self.comments else []
+        while said and self.alone(i + 1):
+            i += 1
+            said.append(self.comments[i])
+        return ' '.join(said)
 
     def arguments(self, a):
         "[(the argument as it stands in a signature, its name, its last line)]; '*' and '/' too"
@@ -91,15 +99,18 @@ class Reader:
 
     def function(self, node, kind='function'):
         args = self.arguments(node.args)
-        returns = f' -> {self.code(node.returns)}' if node.returns else ''
-        head = '(' + ', '.join(a for a, _, _ in args) + ')' + returns
+        kind_of = f' -> {self.code(node.returns)}' if node.returns else ''
+        head = '(' + ', '.join(a for a, _, _ in args) + ')' + kind_of
         ends = {name: end for _, name, end in args if name}
-        alone = [end for end in ends.values() if [*ends.values()].count(end) == 1]
-        said = {name: self.beside(end) if end in alone else '' for name, end in ends.items()}
+        last = {end: name for name, end in ends.items() if end > node.lineno}
+        said = {name: self.beside(end) if last.get(end) == name else ''
+                for name, end in ends.items()}
         after = node.returns.lineno if node.returns else max([node.lineno, *ends.values()]) + 1
-        rest = [i for i in range(after, node.body[0].lineno) if i not in ends.values()]
+        rest = [i for i in range(after, node.body[0].lineno)
+                if i in self.comments and i not in ends.values() and not self.alone(i)]
+        returns = self.beside(rest[0]) if rest else ''
         doc = ast.get_docstring(node) or ''
-        return Part(kind, node.name, head, doc, said, self.beside(*rest), lines(node), '', [])
+        return Part(kind, node.name, head, doc, said, returns, lines(node), '', [])
 
     def klass(self, node):
         doc = ast.get_docstring(node) or ''
