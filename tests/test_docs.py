@@ -134,7 +134,7 @@ def test_a_slider_holds_the_frames_of_the_picture_in_the_notebook():
     apng = Image.open(io.BytesIO(base64.b64decode(''.join(output.data['image/png']))))
     text = docs.shown(output).data['text/html']
     pics = json.loads(re.search(r'<script[^>]*>(.*)</script>', text)[1])
-    assert len(pics) == apng.n_frames > 8 and f'max="{apng.n_frames - 1}"' in text
+    assert len(pics) == apng.n_frames >= 4 and f'max="{apng.n_frames - 1}"' in text
     for i, pic in enumerate(pics):
         apng.seek(i)
         one = Image.open(io.BytesIO(base64.b64decode(pic)))
