@@ -61,7 +61,8 @@ def size_of(f):
 def mark_wide_pictures(app, doctree):
     "Pictures that would be too small to read on a phone: these scroll there"
     for image in doctree.findall(nodes.image):
-        f = next((p for p in (Path(app.srcdir)/image['uri'], Path(image['uri'])) if p.is_file()), None)
+        places = Path(app.srcdir)/image['uri'], Path(image['uri'])
+        f = next((p for p in places if p.is_file()), None)
         if f is None: continue
         width, height = size_of(f)
         image.setdefault('alt', 'What the code above draws')

@@ -112,7 +112,7 @@ def test_hidden_cells_go_and_directives_too():
     ('index.ipynb', f'[a]({docs.site}/02_angle.html#x)', '[a](02_angle.ipynb#x)'),
     ('index.ipynb', f'[a]({docs.site}/)', '[a](index.ipynb)'),
     ('index.ipynb', f'[a]({docs.blob}/LICENSE)', f'[a]({docs.blob}/LICENSE)'),
-    ('a.ipynb', '[![Open](https://x.org/colab-badge.svg)](https://y)', '[Open](https://y){.elsewhere}'),
+    ('a.ipynb', '[![Open](https://x.org/badge.svg)](https://y)', '[Open](https://y){.elsewhere}'),
 ])
 def test_links_stay_within_the_site(here, text, want): assert docs.links(text, here) == want
 
@@ -130,7 +130,8 @@ def test_every_notebook_has_a_title_and_a_line():
 
 def test_a_slider_holds_the_frames_of_the_picture_in_the_notebook():
     cells = nbformat.read(root/'nbs'/'06_trajectories.ipynb', 4).cells
-    output = next(o for c in cells for o in c.get('outputs', []) if docs.widget in o.get('data', {}))
+    outputs = [o for c in cells for o in c.get('outputs', [])]
+    output = next(o for o in outputs if docs.widget in o.get('data', {}))
     apng = Image.open(io.BytesIO(base64.b64decode(''.join(output.data['image/png']))))
     text = docs.shown(output).data['text/html']
     pics = json.loads(re.search(r'<script[^>]*>(.*)</script>', text)[1])

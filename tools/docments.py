@@ -1,4 +1,4 @@
-"""Reference pages from docments: signatures, and for each argument the comment that stands beside it.
+"""Reference pages from docments: signatures, and for each argument the comment beside it.
 
 The modules are read, not imported. `pages(root)` gives the text of every page, in MyST markdown.
 """
@@ -12,14 +12,14 @@ from typing import NamedTuple
 from house import floors, modules
 
 special = re.compile(r'([\\*_<>\[\]$#|])')
-shown = {'__call__'}                                        # methods with underscores that people use
+shown = {'__call__'}                     # methods with underscores that people use
 
 
 class Part(NamedTuple):
     "A function, a class or a value of a module"
     kind:str    # 'function', 'class', 'method', 'property' or 'data'
     name:str
-    head:str    # The signature without the name, such as '(x: Tensor, n=3) -> Tensor'; '= 3' of a value
+    head:str    # The signature without the name, '(x: Tensor, n=3) -> Tensor'; '= 3' of a value
     doc:str     # Its docstring, or the comment beside a value
     args:dict   # {argument or field: its comment}
     returns:str # The comment beside the return annotation
@@ -145,7 +145,8 @@ def words(text):
     pieces = re.split(r'(`[^`]*`)', text)
     plain = [p if p[:1] == '`' else special.sub(r'\\\1', p) for p in pieces]
     if plain[0][:1] in {'-', '+'}: plain[0] = '\\' + plain[0]
-    return re.sub(r'arXiv:(\d{4}\.\d{4,5})', r'[arXiv:\1](https://arxiv.org/abs/\1)', ''.join(plain))
+    link = r'[arXiv:\1](https://arxiv.org/abs/\1)'
+    return re.sub(r'arXiv:(\d{4}\.\d{4,5})', link, ''.join(plain))
 
 
 def anchor(title):
@@ -156,7 +157,6 @@ def anchor(title):
 def entry(part, source, depth=0):
     "A part as a directive of Sphinx's Python domain"
     fence = '`'*(6 - depth)
-    head = part.head
     value = part.kind in ('data', 'property')
     options = [f':value: {part.head[2:]}'] if part.kind == 'data' and part.head else []
     said = part.args if any(part.args.values()) else {}

@@ -188,8 +188,8 @@ def floor_page(part, files):
         rows.append((title, links(said, name_of(f)), f.name))
     table = [f'| [{title}]({name}) | {said} |' for title, said, name in rows]
     lines = [f'{title} <{name.removesuffix(".ipynb")}>' for title, _, name in rows]
-    return '\n'.join([f'# {floors[part]}', '', about[part], '', '| page | about |', '|---|---|', *table, '',
-                      menu('', lines)])
+    return '\n'.join([f'# {floors[part]}', '', about[part], '', '| page | about |', '|---|---|',
+                      *table, '', menu('', lines)])
 
 
 def library_page(found):
@@ -244,7 +244,8 @@ def lay_out(out):
 
 
 foreign = re.compile(r'<(?:script|img|iframe)\b[^>]*\bsrc="(?:https?:)?//[^"]*"'
-                     r'|<link\b(?![^>]*rel="(?:canonical|next|prev)")[^>]*href="(?:https?:)?//[^"]*"')
+                     r'|<link\b(?![^>]*rel="(?:canonical|next|prev)")'
+                     r'[^>]*href="(?:https?:)?//[^"]*"')
 
 
 def complaints(out):

@@ -18,4 +18,5 @@ function reel(box) {
   box.querySelector('.reel-bar').hidden = false
   show(Math.round(last/2))
 }
-document.addEventListener('DOMContentLoaded', () => document.querySelectorAll('.reel').forEach(reel))
+document.addEventListener('DOMContentLoaded',
+  () => document.querySelectorAll('.reel').forEach(reel))
