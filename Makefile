@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY
 
 .PHONY: help demo test test-slow lab prepare docs page bench clean
 help:
-	@echo 'make demo       train on the built-in digits, sample, leave pictures in demo/ (1 to 1.5 minutes)'
+	@echo 'make demo       train on the built-in digits, sample, leave pictures in demo/ (about a minute)'
 	@echo 'make test       run every notebook and every test (with Chromium there, the slider in a real browser too)'
 	@echo 'make test-slow  the same, with the long cells and the comparisons with other libraries'
 	@echo 'make lab        open the course in JupyterLab'
@@ -63,9 +63,9 @@ prepare: .venv/installed-dev
 	@$(PY) tools/nbs.py readme
 	@$(PY) tools/nbs.py check
 
-docs: .venv/installed-dev
+docs: .venv/installed-docs
 	@echo 'Writing the site into _docs/'
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PY) tools/nbs.py docs
+	@$(PY) tools/docs.py
 
 page: .venv/installed
 	@echo 'Writing the playground into _docs/playground/'

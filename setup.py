@@ -51,7 +51,7 @@ class WithResults(build_py):
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'],
     keywords=cfg['keywords'].split(),
-    author=cfg['author'], author_email=cfg['author_email'], license=license, url=home,
+    author=cfg['author'], license=license, url=home,
     project_urls={'Documentation': docs, 'Source': home, 'Issues': f'{home}/issues',
                   'Changelog': f'{blob}/CHANGELOG.md'},
     classifiers=[f"Development Status :: {statuses[int(cfg['status']) - 1]}",

@@ -1,4 +1,4 @@
-"""Train a small diffusion model on scikit-learn's handwritten digits and let it write some of its own. No download, no GPU, one to one and a half minutes on two cores.
+"""Train a small diffusion model on scikit-learn's handwritten digits and let it write some of its own. No download, no GPU, about a minute on two cores.
 
 Leaves in demo/: samples.png, trajectory.png, trajectory.gif, trajectory.html (to scrub with mouse and keys), loss.png, model.safetensors
 """

@@ -1,4 +1,5 @@
 "The README's own lines, run as they stand (with less training)"
+import json
 import re
 import subprocess
 import sys
@@ -27,3 +28,28 @@ def test_every_file_that_it_names_exists():
     text = (root/'README.md').read_text(encoding='utf-8')
     files = re.findall(r'\]\((nbs/[^)]+)\)', text) + re.findall(r'blob/main/([^)]+)\)', text)
     assert files and not [f for f in files if not (root/f).exists()]
+
+
+def test_its_figures_are_those_of_the_results():
+    "Every measured figure that stands in results/, rounded as the README has it"
+    def result(name): return json.loads((root/'results'/f'{name}.json').read_text(encoding='utf-8'))
+    speed = {k: f"{v['images_per_second']:.0f}"
+             for k, v in result('training')['images per second'].items()}
+    loss = {k: f"{v['loss']:.3f}" for k, v in result('training')['rows'].items()}
+    step = {k: f'{v:.0f} µs' for k, v in result('samplers')['microseconds_per_step'].items()}
+    many, best = result('cli')['rows'][-1], result('mnist')['shipped']['mnist']
+    key = {k: f"{result('scrubber')[k]['median_ms']:.0f} ms" for k in ('jupyterlab', 'html_file')}
+    text = (root/'README.md').read_text(encoding='utf-8')
+    told = [
+        f"{speed['ours, bf16, Muon']} images/s (bfloat16), {speed['ours, float32, Muon']} (float32)",
+        f"diffusers {speed['diffusers']}, smalldiffusion {speed['smalldiffusion']}, "
+        f"denoising-diffusion-pytorch {speed['denoising_diffusion_pytorch']} |",
+        f"DDIM {step['diffnb ddim with unmix']}, DPM-Solver++ {step['diffnb dpmpp with unmix']}",
+        f"DDIM of diffusers {step['diffusers DDIM']}, of smalldiffusion {step['smalldiffusion']}",
+        f"| {many['seconds']:.0f} s, at most {many['peak_mb']} MB |",
+        f"{best['fld']:.2f} ± {best['se']:.2f} (n = {best['n']:,}, seed {best['sampling_seed']}); "
+        f"real digits {best['floor']:.2f}",
+        f"| {result('fld')['seconds']['the whole Score']:.1f} s |",
+        f"{loss['diffusers']} against our {loss['ours, default network and precision']}",
+        f"{key['jupyterlab']} in JupyterLab, {key['html_file']} in its HTML file"]
+    assert [t for t in told if t not in text] == []

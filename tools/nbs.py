@@ -1,10 +1,9 @@
-"""Look after the notebooks: python tools/nbs.py run|check|front|readme|docs [files]
+"""Look after the notebooks: python tools/nbs.py run|check|front|readme [files]
 
 run     execute top to bottom and keep the outputs (cells marked slow, peers or eval: false keep theirs; --flags runs some of them too)
 check   what a reader must never meet: widget state, error outputs, fat files, imports of later notebooks
 front   write the badges below the titles, and the first cell, which installs on Colab
 readme  write README.md from nbs/index.ipynb; with --check only say whether it is stale
-docs    write the site into _docs/
 """
 import argparse
 import ast
@@ -164,7 +163,7 @@ def readme():
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('verb', choices=['run', 'check', 'front', 'readme', 'docs'])
+    p.add_argument('verb', choices=['run', 'check', 'front', 'readme'])
     p.add_argument('files', nargs='*', type=Path, help='notebooks; all when none is named')
     p.add_argument('--flags', nargs='*', default=[], help='run: execute cells with these marks too (slow, peers)')
     p.add_argument('--check', action='store_true', help='readme: write nothing, exit 1 when README.md is stale')
@@ -181,9 +180,6 @@ def main():
         text, f = readme(), root/'README.md'
         if not a.check: f.write_text(text, encoding='utf-8')
         elif not f.exists() or f.read_text(encoding='utf-8') != text: sys.exit('README.md is stale: run `make prepare`')
-    if a.verb == 'docs':
-        from docs import site
-        site(root, files)
 
 
 if __name__ == '__main__': main()
