@@ -11,7 +11,7 @@ import tables
 from diffnb.apps.cli import main
 from diffnb.apps.datasets import load_data
 from diffnb.apps.diagnosis import Diagnosis, checks, diagnose
-from diffnb.apps.families import ResidualUNet
+from diffnb.apps.families import ResidualUNet, WithImage
 from diffnb.apps.runs import fit
 from diffnb.data import spiral
 from diffnb.denoiser import Denoiser
@@ -80,6 +80,12 @@ def with_rows(model, change):
     return model
 
 
+def too_loud(model):
+    model = copy.deepcopy(model)
+    model.net.last[-1].weight.data *= 1e30
+    return model
+
+
 def same_for_all(rows): rows[:] = rows[3].clone()
 def none_is_strange(rows): rows[0] = 10*torch.randn_like(rows[0])
 
@@ -113,6 +119,7 @@ faults = {
     'sampling outside the trained angles': [
         lambda m: look(on(m, 0, 70, sample_schedule=cosine)),
         lambda m: look(on(m, 20, 88.8, sample_schedule=cosine))],
+    'samples not finite': [lambda m: look(too_loud(m))],
     'train mode left on': [
         lambda m: look(Denoiser(network(classes=10, dropout=.3, zero=False)).train())],
     'batch norm with tiny batches': [lambda m: look(
@@ -182,6 +189,8 @@ def test_what_cannot_be_looked_at_is_refused(healthy, tmp_path):
     for wrong, says in (((data.x[:, :, :4], data.y), 'the model is for'), (data.x[:0], 'items')):
         with pytest.raises(ValueError, match=says): look(healthy, wrong)
     with pytest.raises(ValueError, match='no Denoiser'): diagnose(healthy.net, data)
+    with pytest.raises(ValueError, match='labels only'):
+        look(Denoiser(WithImage(network(8, extra=1))), data.x)
     with pytest.raises(ValueError, match='no folder'): look(healthy, run=tmp_path/'none')
     with pytest.raises(ValueError, match='guidance needs a label'):
         look(Denoiser(network(8)), data.x, w=3.)

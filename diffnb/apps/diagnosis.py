@@ -34,6 +34,7 @@ from ..kit.files import load_state
 from ..kit.pictures import dots, show_images, to_float
 from ..kit.steps import resting
 from .checkpoints import load_plain
+from .families import WithImage
 from .generation import generate, sampling_schedule, stops
 
 # %% ../../nbs/apps/diagnosis.ipynb #63ca6a25
@@ -272,6 +273,15 @@ def measure(e):
         for look in (look_at_losses, look_at_guesses, look_at_modes, look_at_labels,
                      look_at_samples): look(e)
 
+def what_is_told(e, run, raw, history, known):
+    "What is known of the training: its log, the weights of the last step, its settings"
+    told = SimpleNamespace(rows=[], raw=None, settings={}) if run is None else read_run(run)
+    history = getattr(e.model, 'history', None) if history is None else history
+    e.rows, raw = rows_of(history) or told.rows, told.raw if raw is None else raw
+    e.raw = None if raw is None else with_weights(e.model, raw)
+    for k in ('bs', 'clip', 'label_dropout'):
+        setattr(e, k, told.settings.get(k) if known.get(k) is None else known[k])
+
 def gather(
     model, data, valid=None, run=None, raw=None, history=None, calls=20, w=None, n=64, seed=0,
     **known,   # bs, clip and label_dropout, each None where it is not known
@@ -279,19 +289,14 @@ def gather(
     "Measure everything, once. The arguments are those of `diagnose`"
     model = unwrap_denoiser(model)
     check_denoiser(model, Denoiser)
-    told = SimpleNamespace(rows=[], raw=None, settings={}) if run is None else read_run(run)
     names = ('counts label_ends loss loss_held loss_raw oracle labels samples finer plain near '
              'which usual failed left restless together guesses')
     e = SimpleNamespace(**dict.fromkeys(names.split()), model=model, w=w, m=24)
     e.n, e.seed, e.calls = whole('n', n, 2), whole('seed', seed), whole('calls', calls, 1)
     e.x, e.y = as_xy(data)
     e.held, e.held_y = (None, None) if valid is None else as_xy(valid)
-    check_items_fit(e)
-    rows = getattr(model, 'history', None) if history is None else history
-    e.rows, e.raw = rows_of(rows) or told.rows, told.raw if raw is None else raw
-    if e.raw is not None: e.raw = with_weights(model, e.raw)
-    for k in ('bs', 'clip', 'label_dropout'):
-        setattr(e, k, told.settings.get(k) if known.get(k) is None else known[k])
+    check_can_be_looked_at(e)
+    what_is_told(e, run, raw, history, known)
     e.broken = [k for k, t in model.state_dict().items() if not t.isfinite().all()]
     if any(m.training for m in model.modules()): e.left = copy.deepcopy(model)
     with warnings.catch_warnings():
@@ -299,8 +304,10 @@ def gather(
         measure(e)
     return e
 
-def check_items_fit(e):
-    "Raises ValueError for items of another shape than the model's"
+def check_can_be_looked_at(e):
+    "Raises ValueError for a network that needs pictures, and for items of another shape"
+    if isinstance(unwrap(e.model.net), WithImage):
+        raise ValueError('this network is shown pictures (WithImage): diagnose knows labels only')
     for name, x in dict(data=e.x, valid=e.held).items():
         if x is None: continue
         if x.ndim < 2 or not len(x):
@@ -320,7 +327,8 @@ def data_not_finite(e):
 
 def data_outside(e):
     "Images beyond [-1, 1] without a scale of their own"
-    if e.x.ndim != 4 or e.scaled or e.low >= -1.001 and e.high <= 1.001: return None
+    if e.x.ndim != 4 or e.scaled or not e.complete: return None
+    if e.low >= -1.001 and e.high <= 1.001: return None
     return Finding('data outside [-1, 1]', f'values from {e.low:.4g} to {e.high:.4g}',
                    'from -1 to 1, where samples are cut off',
                    'Give images as bytes, or scale them to [-1, 1]; if these are latents, give '
@@ -329,7 +337,7 @@ def data_outside(e):
 
 def data_half_inside(e):
     "Images in [0, 1]"
-    if e.x.ndim != 4 or e.x.dtype == torch.uint8 or len(e.x) < 4: return None
+    if e.x.ndim != 4 or e.x.dtype == torch.uint8 or len(e.x) < 4 or not e.complete: return None
     if e.low < -.001 or e.high > 1.001 or e.high == e.low: return None
     return Finding('data half inside [-1, 1]', f'values from {e.low:.3g} to {e.high:.3g}',
                    'from -1 to 1', 'If black is 0 in these images, give 2*x - 1, or give them as '
@@ -338,7 +346,7 @@ def data_half_inside(e):
 def not_standardised(e):
     "Data so large or so small that the angles mean other noise levels than they seem to"
     named = data_outside(e) or data_half_inside(e)
-    if named or .25 <= e.spread <= 2 and e.centre <= 1.001: return None
+    if named or not e.complete or .25 <= e.spread <= 2 and e.centre <= 1.001: return None
     return Finding('data not standardised', f'in the model\'s coordinates the mean is up to '
                    f'{e.centre:.3g} from 0 and the standard deviation is {e.spread:.3g}',
                    'a mean near 0 and a standard deviation near 1 (from .25 to 2)',
@@ -373,9 +381,10 @@ def diverged(e):
     losses = [r['loss'] for r in e.rows]
     if len(losses) < 40: return None
     parts = windows(losses)
-    best, last = parts.mean(1).min().item(), mean_of(parts[-1])
+    means, last = parts.mean(1).nan_to_num(math.inf), mean_of(parts[-1])
+    best = means.min().item()
     if last.value - best < max(.5*best, 4*last.se): return None
-    at = e.rows[len(losses) % parts.shape[1] + int(parts.mean(1).argmin())*parts.shape[1]]
+    at = e.rows[len(losses) % parts.shape[1] + int(means.argmin())*parts.shape[1]]
     return Finding('diverged', f'the loss ends at {last}; at step {at["step"]:.0f} it was '
                    f'{best:.3g}', 'a loss that does not rise again', remedy, '10_training')
 
@@ -459,10 +468,10 @@ def undertrained(e):
     causes = (labels_out_of_range, schedule_short_of_noise, sampling_outside, averages_cold,
               untrained)
     if e.near is None or e.x[0].numel() < 32 or any(cause(e) for cause in causes): return None
-    far = (e.near[e.m:, 0].median()/e.usual[:, 0].median()).item()
-    if far < 1.4: return None
-    return Finding('undertrained', f'with {4*e.calls} calls and no guidance, samples are {far:.3g} '
-                   'times as far from the nearest training item as real items are',
+    far, usual = e.near[e.m:, 0].median().item(), e.usual[:, 0].median().item()
+    if far < 1.4*usual or not usual: return None
+    return Finding('undertrained', f'with {4*e.calls} calls and no guidance, samples are '
+                   f'{far/usual:.3g} times as far from the nearest training item as real items are',
                    'about 1, below 1.4', 'Train longer; if the loss no longer falls, take a larger '
                    'network.', '10_training')
 
