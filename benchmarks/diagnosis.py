@@ -27,7 +27,7 @@ from diffnb.kit.pictures import to_float
 from diffnb.schedules import cosine, flow, linear_beta, section
 from diffnb.unet import MLP, UNet
 
-size, steps = 8, 300
+size, steps, short = 8, 300, 200       # pixels; steps with labels, and without
 muon = dict(opt='muon', lr=8e-3)
 
 
@@ -40,7 +40,7 @@ def network(**more):
     return UNet(1, width=16, mults=(1, 2), **more)
 
 
-def trained(model, data, n=steps, bs=64, **how):
+def trained(model, data, n=short, bs=64, **how):
     "The model after `fit`; warnings about what is broken are not heard"
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -51,7 +51,7 @@ def labelled(**how):
     "A healthy run on labelled digits, kept for the rows that need no other"
     if not how and labelled.kept is not None: return labelled.kept
     data = digits()
-    model = trained(Denoiser(network(classes=10)), data, valid=digits('test'),
+    model = trained(Denoiser(network(classes=10)), data, steps, valid=digits('test'),
                     **{'label_dropout': .1, **how})
     if not how: labelled.kept = model
     return model
@@ -120,7 +120,7 @@ def dropout():
 def batch_norm():
     torch.manual_seed(0)
     model = Denoiser(ResidualUNet(1, widths=(16, 32), depth=1))
-    trained(model, digits().x, 2000, bs=2, opt='adamw', lr=1e-3)
+    trained(model, digits().x, 600, bs=2, opt='adamw', lr=1e-3)
     return diagnose(model, digits().x, digits('test').x, bs=2, clip=1.)
 
 
@@ -172,8 +172,8 @@ broken = { # what was done: (what it is called, what else follows from it, how)
     'label_dropout=1': ('labels never heard', [], lambda: usual(labelled(label_dropout=1.))),
     'label_dropout=0': ('labels never dropped', [], lambda: usual(labelled(label_dropout=0.))),
     'labels from 1 to 10': ('labels out of range', ['labels never heard'], shifted),
-    '64 images, 600 steps': ('overtrained', ['memorised'], lambda: few(64, 600, bs=64)),
-    '8 images, 1,000 steps': ('memorised', ['overtrained'], lambda: few(8, 1000, bs=8)),
+    '64 images, 400 steps': ('overtrained', ['memorised'], lambda: few(64, 400, bs=64)),
+    '8 images, 600 steps': ('memorised', ['overtrained'], lambda: few(8, 600, bs=8)),
     'guidance 15': ('guidance saturates', [], lambda: usual(w=15.)),
     '2 calls': ('too few calls', [], lambda: usual(calls=2)),
     'dropout, train mode': ('train mode left on', [], dropout),
