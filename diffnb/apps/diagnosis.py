@@ -117,17 +117,23 @@ def with_weights(model, raw):
     load_plain(unwrap(other.net), raw)
     return other.eval()
 
+def some_labels(e, y):
+    "The labels of the items that errors are measured on, where the model is"
+    return None if y is None else spaced(y, e.n).to(e.model.mean.device)
+
 def look_at_losses(e):
     "Errors by angle: of the network, of simpler guesses, of the oracle of few data, of raw weights"
-    e.x0, e.told = encoded(e.model, spaced(e.x, e.n)), spaced(e.y, e.n)
-    e.eps = torch.randn(e.x0.shape, generator=torch.Generator().manual_seed(e.seed)).to(e.x0)
+    e.x0, e.told = encoded(e.model, spaced(e.x, e.n)), some_labels(e, e.y)
+    g = torch.Generator().manual_seed(e.seed)
+    noise = torch.randn(e.n, *e.x.shape[1:], generator=g).to(e.x0)
+    e.eps = noise[:len(e.x0)]
     given = e.x0, e.told, e.phi, e.eps
     e.loss = v_errors(e.model, *given)
     e.simple = v_errors(mixture(e.mean, e.std), *given)
     if e.x.numel() <= 4e6: e.oracle = v_errors(ideal(encoded(e.model, e.x)), *given)
     if e.held is not None:
         x0 = encoded(e.model, spaced(e.held, e.n))
-        e.loss_held = v_errors(e.model, x0, spaced(e.held_y, e.n), e.phi, e.eps[:len(x0)])
+        e.loss_held = v_errors(e.model, x0, some_labels(e, e.held_y), e.phi, noise[:len(x0)])
     if e.raw is not None: e.loss_raw = v_errors(e.raw, *given)
 
 @torch.no_grad()
@@ -183,7 +189,7 @@ def look_at_samples(e):
 
     def draw(calls, w):
         return generate(e.model, e.m, labels, w, min(calls, most), dpmpp, clip=False, eta=0.,
-                        seeds=e.seed, batch=e.m, progress=False)
+                        seeds=e.seed, batch=e.m, progress=False, shape=tuple(e.x.shape[1:]))
 
     try:
         e.samples = e.plain = draw(e.calls, e.w)
@@ -290,7 +296,7 @@ def gather(
     model = unwrap_denoiser(model)
     check_denoiser(model, Denoiser)
     names = ('counts label_ends loss loss_held loss_raw oracle labels samples finer plain near '
-             'which usual failed left restless together guesses')
+             'which usual failed left restless together guesses batch_norms')
     e = SimpleNamespace(**dict.fromkeys(names.split()), model=model, w=w, m=24)
     e.n, e.seed, e.calls = whole('n', n, 2), whole('seed', seed), whole('calls', calls, 1)
     e.x, e.y = as_xy(data)
