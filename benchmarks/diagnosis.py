@@ -9,6 +9,7 @@ The healthy rows `mnist` and `mnist-labels` need the data of MNIST.
 import argparse
 import copy
 import math
+import tempfile
 import time
 import warnings
 
@@ -84,12 +85,13 @@ def cold():
 
 
 def too_fast():
-    "A learning rate with which the loss leaves its best level, or becomes NaN"
-    model = Denoiser(network())
-    x, history = digits().x, None
-    try: history = trained(model, x, 150, opt='sgd', lr=3., lr_end=3., warmup=0, clip=None).history
-    except Diverged: pass
-    return diagnose(model, x, digits('test').x, history=history, bs=64, clip=math.inf)
+    "A learning rate that rises until the loss is no longer a number, and what the folder then holds"
+    model, x = Denoiser(network()), digits().x
+    with tempfile.TemporaryDirectory() as folder:
+        how = dict(opt='sgd', lr=100., warmup=200, clip=None, folder=folder, every=dict(save=10))
+        try: trained(model, x, 200, **how)
+        except Diverged: pass
+        return diagnose(model, x, digits('test').x, run=folder)
 
 
 def nan_weights():
@@ -154,16 +156,16 @@ ended, far = linear_beta(T=100), section(schedule=cosine, angles=(0., math.radia
 broken = { # what was done: (what it is called, what else follows from it, how)
     'images from -3 to 3': ('data outside [-1, 1]', [], lambda: scaled(lambda x: 3*x)),
     'images from 0 to 1': ('data half inside [-1, 1]', [], lambda: scaled(lambda x: x/2 + .5)),
-    'contrast of one twentieth': ('data not standardised', ['untrained', 'undertrained'],
+    'contrast of one twentieth': ('data not standardised', ['untrained'],
                                   lambda: scaled(lambda x: x/20)),
     'a NaN in one image': ('data not finite', [], nan_data),
     'a NaN in the weights': ('diverged', [], nan_weights),
-    'learning rate 3, SGD, no clipping': ('diverged', ['untrained', 'undertrained'], too_fast),
+    'SGD, rate rising to 100, no clipping': ('diverged', ['untrained'], too_fast),
     'linear betas, T=100': ('schedule short of noise', [], lambda: on_digits(schedule=ended)),
     'trained to 60°, sampled from 89°': (
         'sampling outside the trained angles', ['untrained'],
         lambda: on_digits(schedule=far, sample_schedule=cosine)),
-    '5 steps': ('untrained', ['too few calls'], lambda: few(1000, 5, bs=64)),
+    '5 steps': ('untrained', [], lambda: few(1000, 5, bs=64)),
     '60 steps': ('undertrained', [], lambda: few(1000, 60, bs=64)),
     'average of .9999, no warm-up': ('averaged weights cold', [], cold),
     'clip=.001': ('gradients clipped all the time', [], lambda: diagnose(

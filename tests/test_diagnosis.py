@@ -114,7 +114,7 @@ faults = {
     'labels out of range': [lambda m: look(m, (data.x, data.y + 1))],
     'diverged': [lambda m: look(broken_weights(m)),
                  lambda m: look(m, history=rows([*falling, *[1.]*50])),
-                 lambda m: look(m, history=rows([*falling, math.inf]))],
+                 lambda m: look(m, history=rows([*falling[:20], 9., 1e3, math.inf]))],
     'schedule short of noise': [lambda m: look(on(m, 0, 70))],
     'sampling outside the trained angles': [
         lambda m: look(on(m, 0, 70, sample_schedule=cosine)),

@@ -384,15 +384,18 @@ def diverged(e):
         return Finding('diverged', f'{len(e.broken)} of {len(e.model.state_dict())} tensors of '
                        f'weights hold NaN or infinity, the first is {e.broken[0]}', 'none', remedy,
                        '10_training')
-    losses = [r['loss'] for r in e.rows]
+    losses, should = [r['loss'] for r in e.rows], 'a loss that does not rise again'
+    if len(losses) >= 6 and not min(losses[-3:]) <= 2*max(losses[:3]):
+        return Finding('diverged', f'the loss ends at {losses[-1]:.3g}; it began at '
+                       f'{losses[0]:.3g}', should, remedy, '10_training')
     if len(losses) < 40: return None
     parts = windows(losses)
-    means, last = parts.mean(1).nan_to_num(math.inf), mean_of(parts[-1])
-    best = means.min().item()
+    means, last = parts.mean(1), mean_of(parts[-1])
+    best, size = means.min().item(), parts.shape[1]
     if last.value - best < max(.5*best, 4*last.se): return None
-    at = e.rows[len(losses) % parts.shape[1] + int(means.argmin())*parts.shape[1]]
+    at = e.rows[len(losses) % size + int(means.argmin())*size]
     return Finding('diverged', f'the loss ends at {last}; at step {at["step"]:.0f} it was '
-                   f'{best:.3g}', 'a loss that does not rise again', remedy, '10_training')
+                   f'{best:.3g}', should, remedy, '10_training')
 
 # %% ../../nbs/apps/diagnosis.ipynb #a0f01b4c
 def schedule_short_of_noise(e):
@@ -469,11 +472,15 @@ def untrained(e):
                    'below 1 at every angle', 'Train longer, or with a higher learning rate (fit '
                    'takes 2e-3). If the loss does not fall at all, the network does not see the '
                    'data or the angle.', '10_training')
+def explained(e):
+    "Has a fault been found that spoils samples and answers anyway? First things first"
+    causes = (data_outside, data_half_inside, not_standardised, labels_out_of_range,
+              schedule_short_of_noise, sampling_outside, averages_cold, untrained)
+    return any(cause(e) is not None for cause in causes)
+
 def undertrained(e):
     "Samples that are far from all data, though calls, angles and weights are as they should be"
-    causes = (labels_out_of_range, schedule_short_of_noise, sampling_outside, averages_cold,
-              untrained)
-    if e.near is None or e.x[0].numel() < 32 or any(cause(e) for cause in causes): return None
+    if e.near is None or e.x[0].numel() < 32 or explained(e): return None
     far, usual = e.near[e.m:, 0].median().item(), e.usual[:, 0].median().item()
     if far < 1.4*usual or not usual: return None
     return Finding('undertrained', f'with {4*e.calls} calls and no guidance, samples are '
@@ -502,7 +509,7 @@ def never_heard(e):
         return Finding('labels never heard', f'no item has label '
                        f'{", ".join(map(str, empty[:5]))} ({len(empty)} of {e.model.classes} '
                        'classes)', 'items of every class', remedy, '12_guidance')
-    if e.labels is None or len(e.labels['true']) < few: return None
+    if e.labels is None or len(e.labels['true']) < few or explained(e): return None
     gain, true = mean_of(e.labels['wrong'] - e.labels['true']), e.labels['true'].mean().item()
     if gain.value + 2*gain.se > .02*true: return None
     return Finding('labels never heard', f'with wrong labels the error at large angles is '
@@ -516,7 +523,7 @@ def never_dropped(e):
     if e.label_dropout == 0 and e.y is not None and bool((e.y >= 0).all()):
         return Finding(name, 'label_dropout=0, and every item has a label', 'about .1', remedy,
                        lesson)
-    if e.labels is None or len(e.labels['none']) < few: return None
+    if e.labels is None or len(e.labels['none']) < few or explained(e): return None
     more = mean_of(e.labels['none'] - e.labels['mean'])
     ratio = (e.labels['none'].mean()/e.labels['mean'].mean()).item()
     if ratio < 1.05 or more.value < 3*more.se: return None
@@ -570,7 +577,7 @@ def guidance_saturates(e):
 
 def too_few_calls(e):
     "Samples that still change as the number of calls grows"
-    if e.finer is None: return None
+    if e.finer is None or explained(e): return None
     change = (e.finer - e.plain).square().flatten(1).mean(1)/e.variance
     share = (change > .1).double().mean().item()
     if share < .5: return None
