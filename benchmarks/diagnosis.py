@@ -85,7 +85,7 @@ def cold():
 
 
 def too_fast():
-    "A learning rate that rises until the loss is no longer a number, and what the folder then holds"
+    "A learning rate that rises until the loss is no number any more, and what the folder holds"
     model, x = Denoiser(network()), digits().x
     with tempfile.TemporaryDirectory() as folder:
         how = dict(opt='sgd', lr=100., warmup=200, clip=None, folder=folder, every=dict(save=10))

@@ -10,7 +10,7 @@ import torch
 import tables
 from diffnb.apps.cli import main
 from diffnb.apps.datasets import load_data
-from diffnb.apps.diagnosis import Diagnosis, checks, diagnose
+from diffnb.apps.diagnosis import checks, diagnose
 from diffnb.apps.families import ResidualUNet, WithImage
 from diffnb.apps.runs import fit
 from diffnb.data import spiral
@@ -142,6 +142,10 @@ def test_a_fault_is_named(healthy, name, i):
     said = faults[name][i](healthy)
     assert name in said.names, said
     assert said.names == [f.name for check in checks if (f := check(said.evidence))]    # by weight
+    for finding in said.findings:
+        assert (root/'nbs'/f'{finding.lesson}.ipynb').exists()
+        assert finding.remedy[0].isupper() and finding.remedy.endswith('.')
+        assert any(c.isdigit() for c in finding.found)
 
 
 def test_averages_without_a_warm_up_are_cold(healthy):
@@ -214,13 +218,6 @@ def test_a_diagnosis_prints_itself(healthy):
         assert part in text
     assert '<b>too few calls</b>' in html and 'data:image/png;base64,' in html
     assert len(html) < 150_000
-
-
-def test_lessons_exist_and_remedies_are_sentences(healthy):
-    for those in faults.values():
-        for f in Diagnosis(those[0](healthy).evidence).findings if those else ():
-            assert (root/'nbs'/f'{f.lesson}.ipynb').exists() and f.remedy.endswith('.')
-            assert f.remedy[0].isupper() and any(c.isdigit() for c in f.found + f.should)
 
 
 def said_of(capsys, words, code=0):

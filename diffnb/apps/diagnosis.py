@@ -197,7 +197,7 @@ def look_at_samples(e):
         e.finer = draw(4*e.calls, 1. if labels else None)
     except ValueError as problem:
         if 'not finite' not in str(problem): raise
-        e.failed = str(problem)
+        e.failed = True
         return
     e.near, e.which = two_nearest(torch.cat([e.samples, e.finer]), e.x)
     real = floats(spaced(e.x if e.held is None else e.held, 3*e.m))
@@ -421,7 +421,8 @@ def sampling_outside(e, margin=2.):
 def samples_not_finite(e):
     "Samplers that end in NaN or infinity"
     if e.failed is None: return None
-    return Finding('samples not finite', e.failed, 'finite samples',
+    return Finding('samples not finite', f'samples of {e.calls} calls or {4*e.calls} hold NaN or '
+                   'infinity', 'none',
                    'Take more calls, a smaller w, or clip=True.', '05_samplers')
 
 def train_mode_left_on(e):
