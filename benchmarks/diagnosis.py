@@ -166,7 +166,7 @@ broken = { # what was done: (what it is called, what else follows from it, how)
         'sampling outside the trained angles', ['untrained'],
         lambda: on_digits(schedule=far, sample_schedule=cosine)),
     '5 steps': ('untrained', [], lambda: few(1000, 5, bs=64)),
-    '60 steps': ('undertrained', [], lambda: few(1000, 60, bs=64)),
+    '100 steps': ('undertrained', [], lambda: few(1000, 100, bs=64)),
     'average of .9999, no warm-up': ('averaged weights cold', [], cold),
     'clip=.001': ('gradients clipped all the time', [], lambda: diagnose(
         trained(Denoiser(network()), digits().x, clip=1e-3), digits().x, digits('test').x,

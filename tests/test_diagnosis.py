@@ -87,6 +87,7 @@ def too_loud(model):
 
 
 def same_for_all(rows): rows[:] = rows[3].clone()
+def all_but_none_are_strange(rows): rows[1:] = 10*torch.randn_like(rows[1:])
 def none_is_strange(rows): rows[0] = 10*torch.randn_like(rows[0])
 
 
@@ -127,6 +128,7 @@ faults = {
     'untrained': [lambda m: look(Denoiser(network(classes=10)))],
     'gradients clipped all the time': [lambda m: look(m, clip=.001)],
     'labels never heard': [lambda m: look(with_rows(m, same_for_all)),
+                           lambda m: look(with_rows(m, all_but_none_are_strange)),
                            lambda m: look(m, (data.x, data.y.clamp(min=1)))],
     'labels never dropped': [lambda m: look(with_rows(m, none_is_strange)),
                              lambda m: look(m, label_dropout=0.)],
@@ -159,9 +161,9 @@ def test_averages_without_a_warm_up_are_cold(healthy):
     assert any('last step' in note for note in look(average).notes)
 
 
-def test_sixty_steps_are_not_enough():
-    model = trained(network(8), data.x, 60)
-    assert look(model, data.x, label_dropout=None).names == ['undertrained']
+def test_a_hundred_steps_are_not_enough():
+    model = trained(network(), data.x, 100)
+    assert look(model, data.x, label_dropout=None).names in (['undertrained'], ['untrained'])
 
 
 def test_eight_images_are_learnt_by_heart():

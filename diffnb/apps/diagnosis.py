@@ -458,10 +458,17 @@ def trusted(e):
     a, s = e.phi.cos(), e.phi.sin()
     return dict(x0=s >= .5, eps=a >= .5).get(e.model.target, a >= 0)
 
+def worse_with_label(e):
+    "How much larger the error is with the true label than with none, where that is beyond doubt"
+    if e.labels is None or len(e.labels['true']) < few: return None
+    more = mean_of(e.labels['true'] - e.labels['none'])
+    ratio = (e.labels['true'].mean()/e.labels['none'].mean()).item()
+    return ratio if ratio > 1.05 and more.value > 3*more.se else None
+
 def untrained(e):
     "Angles at which the network is no better than the plainest of guesses"
     loss = e.loss if e.loss_raw is None else e.loss_raw
-    if loss is None or len(loss) < few: return None
+    if loss is None or len(loss) < few or worse_with_label(e): return None
     more, ratio = loss - e.simple, loss.mean(0)/e.simple.mean(0)
     worse = more.mean(0) > 3*more.std(0)/len(more)**.5
     bad = worse & (ratio > 1.15) & trusted(e)
@@ -510,6 +517,9 @@ def never_heard(e):
         return Finding('labels never heard', f'no item has label '
                        f'{", ".join(map(str, empty[:5]))} ({len(empty)} of {e.model.classes} '
                        'classes)', 'items of every class', remedy, '12_guidance')
+    if worse := worse_with_label(e):
+        return Finding('labels never heard', 'with its label, the error at large angles is '
+                       f'{worse:.3g} times that without', 'below 1', remedy, '12_guidance')
     if e.labels is None or len(e.labels['true']) < few or explained(e): return None
     gain, true = mean_of(e.labels['wrong'] - e.labels['true']), e.labels['true'].mean().item()
     if gain.value + 2*gain.se > .02*true: return None
