@@ -614,7 +614,7 @@ class Diagnose(Settings):
         if not self.model:
             self.unused('without RUN', 'data valid calls w n seed picture device root')
             return None
-        require(Path(self.picture or '.png').suffix == '.png',
+        require(not self.picture or self.picture.endswith('.png'),
                 f'picture: {self.picture}: give a name that ends in .png')
         folder = self.model if Path(self.model).is_dir() else None
         model = load(newest_model(self.model), workers(self.device)[1])
