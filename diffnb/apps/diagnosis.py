@@ -483,7 +483,8 @@ def untrained(e):
 def explained(e):
     "Has a fault been found that spoils samples and answers anyway? First things first"
     causes = (data_outside, data_half_inside, not_standardised, labels_out_of_range,
-              schedule_short_of_noise, sampling_outside, averages_cold, untrained)
+              schedule_short_of_noise, sampling_outside, samples_not_finite, averages_cold,
+              untrained)
     return any(cause(e) is not None for cause in causes)
 
 def undertrained(e):
@@ -577,7 +578,7 @@ def memorised(e):
 # %% ../../nbs/apps/diagnosis.ipynb #eed0b6bc
 def guidance_saturates(e):
     "Guidance so strong that contrast is all that still grows"
-    if e.samples is None or not e.model.classes: return None
+    if e.samples is None or not e.model.classes or too_few_calls(e): return None
     usual = e.model.decode(e.many).std().item()
     guided, plain = e.samples.std().item()/usual, e.plain.std().item()/usual
     if guided < max(1.2, 1.1*plain): return None
