@@ -258,16 +258,14 @@ def rows_of(history):
 
 # %% ../../nbs/apps/diagnosis.ipynb #2e97cae0
 def look_at_range(e):
-    "Which labels there are; those that the network cannot take are kept from it"
+    "Which labels there are; where the network cannot take them, it is told none"
     given = e.y
     e.y, e.held_y = (labels_for(e.model, y) for y in (e.y, e.held_y))
     e.unused = given is not None and e.y is None
     if e.y is None or not e.model.classes: return
-    e.counts = torch.bincount(e.y[(e.y >= 0) & (e.y < e.model.classes)], minlength=e.model.classes)
     e.label_ends = e.y.min().item(), e.y.max().item()
-    for name in ('y', 'held_y'):
-        y = getattr(e, name)
-        if y is not None: setattr(e, name, torch.where((y < -1) | (y >= e.model.classes), -1, y))
+    if labels_out_of_range(e): e.y = e.held_y = None
+    else: e.counts = torch.bincount(e.y[e.y >= 0], minlength=e.model.classes)
 
 def measure(e):
     "All looks, in eval mode; a broken model or data are not asked further"
@@ -385,7 +383,7 @@ def diverged(e):
                        f'weights hold NaN or infinity, the first is {e.broken[0]}', 'none', remedy,
                        '10_training')
     losses, should = [r['loss'] for r in e.rows], 'a loss that does not rise again'
-    if len(losses) >= 6 and not min(losses[-3:]) <= 2*max(losses[:3]):
+    if len(losses) >= 5 and not min(losses[-2:]) <= 2*max(losses[:3]):
         return Finding('diverged', f'the loss ends at {losses[-1]:.3g}; it began at '
                        f'{losses[0]:.3g}', should, remedy, '10_training')
     if len(losses) < 40: return None
@@ -420,7 +418,7 @@ def sampling_outside(e, margin=2.):
 
 def samples_not_finite(e):
     "Samplers that end in NaN or infinity"
-    if e.failed is None: return None
+    if e.failed is None or diverged(e): return None
     return Finding('samples not finite', f'samples of {e.calls} calls or {4*e.calls} hold NaN or '
                    'infinity', 'none',
                    'Take more calls, a smaller w, or clip=True.', '05_samplers')
@@ -436,7 +434,7 @@ def train_mode_left_on(e):
 # %% ../../nbs/apps/diagnosis.ipynb #8587363d
 def averages_cold(e):
     "An average that still holds the random weights of the beginning"
-    if e.loss_raw is None or len(e.loss) < few: return None
+    if e.loss_raw is None or len(e.loss) < few or diverged(e): return None
     mine, raw = e.loss.mean(1), e.loss_raw.mean(1)
     more, ratio = mean_of(mine - raw), (mine.mean()/raw.mean()).item()
     if ratio < 1.1 or more.value < 3*more.se: return None
@@ -468,7 +466,7 @@ def worse_with_label(e):
 def untrained(e):
     "Angles at which the network is no better than the plainest of guesses"
     loss = e.loss if e.loss_raw is None else e.loss_raw
-    if loss is None or len(loss) < few or worse_with_label(e): return None
+    if loss is None or len(loss) < few or diverged(e) or worse_with_label(e): return None
     more, ratio = loss - e.simple, loss.mean(0)/e.simple.mean(0)
     worse = more.mean(0) > 3*more.std(0)/len(more)**.5
     bad = worse & (ratio > 1.15) & trusted(e)
@@ -482,9 +480,9 @@ def untrained(e):
                    'data or the angle.', '10_training')
 def explained(e):
     "Has a fault been found that spoils samples and answers anyway? First things first"
-    causes = (data_outside, data_half_inside, not_standardised, labels_out_of_range,
+    causes = (data_outside, data_half_inside, not_standardised, labels_out_of_range, diverged,
               schedule_short_of_noise, sampling_outside, samples_not_finite, averages_cold,
-              untrained)
+              untrained, worse_with_label)
     return any(cause(e) is not None for cause in causes)
 
 def undertrained(e):
@@ -616,7 +614,7 @@ def notes(e):
     elif e.clip is None: yield 'clip is not known (clip=, run=): gradients may always be clipped'
     if e.raw is None:
         yield 'no weights of the last step (raw=, run=): averaged weights may still be cold'
-    if e.model.classes and e.y is None:
+    if e.model.classes and e.label_ends is None:
         yield f'the network knows {e.model.classes} classes, and the data have no labels'
     if e.unused: yield 'the data have labels, and the network knows no classes: they are not used'
     if e.left is not None and e.restless is not None and e.restless < .01:
