@@ -160,7 +160,7 @@ def test_two_processes_train_and_sample_as_one(tmp_path):
 def test_the_installed_program():
     program = Path(sys.executable).parent/'diffnb'
     assert program.exists(), 'diffnb is not installed: pip install -e . again'
-    for name in ('train', 'sample', 'fld'):
+    for name in ('train', 'sample', 'fld', 'diagnose'):
         p = subprocess.run([program, name, '--help'], capture_output=True, text=True, env=env)
         assert p.returncode == 0 and f'usage: diffnb {name}' in p.stdout
 
