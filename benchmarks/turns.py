@@ -3,10 +3,10 @@ digits with 1, 2, 4, 8 calls, measure them, and note every number in results/tur
 A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA.
 
     python benchmarks/turns.py list                   what there is
-    python benchmarks/turns.py train unlabelled       train, or go on
-    python benchmarks/turns.py measure unlabelled     measure its newest checkpoint
+    python benchmarks/turns.py train told             train, or go on
+    python benchmarks/turns.py measure told           measure its newest checkpoint
     python benchmarks/turns.py before                 the teachers: DDIM at as many calls
-    python benchmarks/turns.py ship unlabelled        write diffnb/mnist-turns.safetensors
+    python benchmarks/turns.py ship told guided       write diffnb/mnist-turns(-labels).safetensors
     python benchmarks/turns.py shipped                measure that from its file
     python benchmarks/turns.py table                  the table of the lesson
     python benchmarks/turns.py try                    600 steps of each variant of the recipe
@@ -242,15 +242,34 @@ def table(record):
     return '\n'.join(lines)
 
 
+def guided_table(record):
+    "The network with labels, in one to four calls"
+    lines = ['| calls | FLD% | precision | recall | read as asked |', '|---|---|---|---|---|']
+    for k in calls:
+        r = record.get('turns', {}).get(f'guided, {k}')
+        if r is None: continue
+        lines.append(f'| {k} | {r["percent"]:.2f} ± {r["percent_se"]:.2f} | {r["precision"]:.2f} | '
+                     f'{r["recall"]:.2f} | {100*r["agreement"]:.1f} % |')
+    return '\n'.join(lines)
+
+
+shipped = {
+    'told': ('mnist-turns', 'Handwritten digits, 28x28, grey, in 1 to 8 calls. U-Net of '
+             'DenoisingDiffusion.jl with an embedding of the turn, taught by the paths of `mnist`.'),
+    'guided': ('mnist-turns-labels', 'Handwritten digits, 28x28, grey, with labels 0 to 9, in 1 to 8 '
+               'calls. The network of `mnist-labels` with an embedding of the turn, taught by its '
+               'guided paths (w = 3 between 20 and 60 degrees): guidance needs no second call.'),
+}
+
+
 def ship(name):
-    "The model that comes with the package, in half precision, with its card"
+    "A model that comes with the package, in half precision, with its card"
     model, step = newest(name)
-    card = dict(card='Handwritten digits, 28x28, grey, in 1 to 8 calls. U-Net of '
-                     'DenoisingDiffusion.jl with an embedding of the turn.',
-                data='MNIST, the 60,000 training images (LeCun, Cortes, Burges)',
+    fname, says = shipped[name]
+    card = dict(card=says, data='MNIST, the 60,000 training images (LeCun, Cortes, Burges)',
                 recipe=f'benchmarks/turns.py train {name}', steps=step, license='Apache-2.0',
                 use='teaching, comparing samplers; nothing that matters should rest on it')
-    print(save(results.parent/'diffnb'/'mnist-turns.safetensors', model, torch.float16, **card))
+    print(save(results.parent/'diffnb'/f'{fname}.safetensors', model, torch.float16, **card))
 
 
 def timing(rounds=7):
@@ -288,7 +307,8 @@ def main():
     torch.set_num_threads(1)
     warnings.filterwarnings('ignore', message='only .* images')
     if a.verb == 'list': print('\n'.join(f'{k}: {v}' for k, v in plan.items()))
-    elif a.verb == 'table': print(table(common.noted('turns')))
+    elif a.verb == 'table':
+        for kind in (table, guided_table): print(kind(common.noted('turns')), end='\n\n')
     elif a.verb == 'tries': print(table_of_tries(common.noted('turns')))
     elif a.verb == 'try':
         for name in a.names or tries: attempt(name, min(a.n, 2000))

@@ -308,6 +308,8 @@ def test_the_table_says_what_was_measured(monkeypatch):
     said = benchmark.table(record)
     cells = json.loads((root/'nbs'/'14_few_steps.ipynb').read_text(encoding='utf-8'))['cells']
     assert said.count('\n') > 3 and any(said in ''.join(c['source']) for c in cells)
+    for more in (benchmark.guided_table(record), benchmark.table_of_tries(record)):
+        assert more.count('\n') >= 4 and any(more in ''.join(c['source']) for c in cells)
 
 
 def test_the_times_are_those_that_were_measured():

@@ -4,12 +4,14 @@ import torch
 from torch.testing import assert_close
 
 from diffnb.angle import Guess
+from diffnb.apps.checkpoints import load
 from diffnb.apps.runs import fit
 from diffnb.denoiser import Denoiser
-from diffnb.few_steps import Paths, Turner, TurnUNet, as_turner, paths_of, rotate, told_loss, two_stops
+from diffnb.few_steps import Paths, Turner, TurnUNet, as_turner, paths_of, rotate, told_loss, turns, two_stops
+from diffnb.fld import evaluator, grey28
 from diffnb.guidance import given
 from diffnb.oracle import labelled, mixture
-from diffnb.samplers import ddim, seeded
+from diffnb.samplers import ddim, last, seeded
 from diffnb.schedules import cosine, path
 from diffnb.unet import UNet
 
@@ -149,3 +151,12 @@ def test_it_learns_to_turn_in_one_call():
     fit(model, torch.zeros(64, 1, 8, 8), steps=60, bs=32, lr=4e-3, progress=False, every=dict(valid=0))
     loss = model.history.column('loss')
     assert sum(loss[-10:]) < .35*sum(loss[:10]), (loss[:10], loss[-10:])
+
+
+@pytest.mark.parametrize('n', [1, 2])
+def test_the_shipped_student_draws_what_is_asked_for(n):
+    model, y = load('mnist-turns-labels'), torch.arange(60) % 10
+    assert {'card', 'data', 'recipe', 'use', 'license', 'steps'} <= set(model.notes)
+    x = last(turns(given(model, y), seeded(range(60))((60, 1, 28, 28)), path(model.schedule, n))).x
+    with torch.no_grad(): read = evaluator()[0](grey28(x.clamp(-1, 1))).argmax(1)
+    assert (read == y).float().mean() > .9
