@@ -179,7 +179,7 @@ broken = { # what was done: (what it is called, what else follows from it, how)
     'guidance 15': ('guidance saturates', [], lambda: usual(w=15.)),
     '2 calls': ('too few calls', [], lambda: usual(calls=2)),
     'dropout, train mode': ('train mode left on', [], dropout),
-    'batch norm, 2 in a batch': ('batch norm with tiny batches', [], batch_norm),
+    'batch norm, 2 in a batch': ('batch norm with tiny batches', ['untrained'], batch_norm),
 }
 healthy = {
     'mnist': lambda: shipped('mnist'),

@@ -489,10 +489,10 @@ def undertrained(e):
     "Samples that are far from all data, though calls, angles and weights are as they should be"
     if e.near is None or e.x[0].numel() < 32 or explained(e): return None
     far, usual = e.near[e.m:, 0].median().item(), e.usual[:, 0].median().item()
-    if far < 1.4*usual or not usual: return None
+    if far < 1.5*usual or not usual: return None
     return Finding('undertrained', f'with {4*e.calls} calls and no guidance, samples are '
                    f'{far/usual:.3g} times as far from the nearest training item as real items are',
-                   'about 1, below 1.4', 'Train longer; if the loss no longer falls, take a larger '
+                   'about 1, below 1.5', 'Train longer; if the loss no longer falls, take a larger '
                    'network.', '10_training')
 
 # %% ../../nbs/apps/diagnosis.ipynb #e2ae3742
