@@ -337,7 +337,7 @@ class Playground:
         return before, self.pictures()
 
 
-@pytest.mark.parametrize('name', ['mnist-labels', 'mnist-turns'])
+@pytest.mark.parametrize('name', ['mnist-labels', 'mnist-turns-labels'])
 def test_the_network_of_the_page_says_what_ours_says(chromium, served, name):
     import playground
     page, q = chromium.new_page(), playground.questions(name)
@@ -373,9 +373,12 @@ def test_the_page_draws_in_one_call(chromium, served):
     p = Playground(chromium.new_page(), served)
     before = p.pictures()
     p.page.locator('#calls').press('End')                                    # a walk that is still going on
-    p.page.locator('[value=mnist-turns]').check()
+    p.page.locator('[value=mnist-turns-labels]').check()
     wait(lambda: p.said().startswith('1 call, '), 'the other network')
     assert p.pictures() != before and p.page.locator('#calls').get_attribute('max') == '8'
+    assert p.page.locator('#guidance').is_disabled() and p.page.locator('#label').get_attribute('min') == '0'
+    four, five = p.changed('label', 'ArrowRight')
+    assert four != five and 'passes' not in p.said()
     p.changed('calls', 'End')
     assert p.said().startswith('8 calls, ') and p.stop() == '8 of 8, 0.0°' and p.errors == []
     p.page.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 source = root/'docs'/'playground'
-models = 'mnist-labels', 'mnist-turns'
+models = 'mnist-labels', 'mnist-turns-labels'
 
 
 def weights(name):

@@ -2,7 +2,8 @@
 'use strict'
 
 const get = id => document.getElementById(id)
-const names = {'mnist-labels': {calls: 20, most: 50}, 'mnist-turns': {calls: 1, most: 8}}
+const names = {'mnist-labels': {calls: 20, most: 50},
+               'mnist-turns-labels': {calls: 1, most: 8, learnt: true}}   // its guidance is in it
 const models = {}                  // what the worker said of each model that it has
 let steps = []                     // the stops of the walk that have arrived
 let wanted = Infinity              // the stop to show: the last one that there is
@@ -57,14 +58,15 @@ function words() {
   const said = {label: label < 0 ? any : String(label), seed: String(value('seed')),
                 calls: String(value('calls')), guidance: value('guidance').toFixed(1)}
   const labels = models[chosen()] ? models[chosen()].classes > 0 : true
+  const {learnt} = names[chosen()], alone = learnt || !labels || label < 0
   if (!labels) said.label = any
-  if (!labels || label < 0) said.guidance = 'needs a label'
+  if (alone) said.guidance = learnt ? 'learnt' : 'needs a label'
   for (const [id, text] of Object.entries(said)) {
     get(id).setAttribute('aria-valuetext', text)
     get(id).parentNode.querySelector('output').textContent = text
   }
   off('label', !labels)
-  off('guidance', !labels || label < 0)
+  off('guidance', alone)
 }
 
 function off(id, is) {
@@ -122,7 +124,8 @@ function renew() {
   get('said').textContent = ''
   steps = []
   worker.postMessage({order, name, calls: value('calls'), seed: value('seed'),
-                      label: value('label'), guidance: value('guidance')})
+                      label: value('label'),
+                      guidance: names[name].learnt ? 1 : value('guidance')})
 }
 
 function finish({passes, ms}) {
@@ -236,8 +239,9 @@ get('strip').onclick = event => {
 }
 get('controls').oninput = event => {
   if (event.target.name === 'model') {
-    const {calls, most} = names[chosen()]
+    const {calls, most, learnt} = names[chosen()]
     get('calls').max = most
+    get('label').min = learnt ? 0 : -1               // it knows no picture without a label
     get('calls').value = calls
     wanted = Infinity
   }
