@@ -5,6 +5,7 @@ A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA.
     python benchmarks/turns.py list                   what there is
     python benchmarks/turns.py train told             train, or go on
     python benchmarks/turns.py measure told           measure its newest checkpoint
+    python benchmarks/turns.py ends told guided       where their teachers' paths arrive
     python benchmarks/turns.py before                 the teachers: DDIM at as many calls
     python benchmarks/turns.py ship told guided       write diffnb/mnist-turns(-labels).safetensors
     python benchmarks/turns.py shipped                measure that from its file
@@ -219,6 +220,15 @@ def measure(name, n, eta=(0.,), counts=calls, seed=0):
             heap('turns', key, model, k, n, partial(turns, eta=e), seed, step=step, eta=e, recipe=o)
 
 
+def ends(name, n):
+    "Where the stored paths arrive: no student can do better"
+    o = plan[name]
+    paths = kept_paths(runs/f'paths-{name}.safetensors', o['paths'], o.get('w'))
+    labels = None if paths.cond is None else paths.cond[:n]
+    row = measured(paths.stops[:n, -1].float().clamp(-1, 1), labels)
+    note('paths', name, dict(row, calls=len(paths.angles) - 1))
+
+
 def before(names, n, counts=calls):
     "The teachers, by DDIM"
     for name in names or ('mnist', 'mnist-labels'):
@@ -239,6 +249,9 @@ def table(record):
         if None in (told, own, old): continue
         lines.append(f'| {k} | {percent(told)} | {told["precision"]:.2f} | {told["recall"]:.2f} | '
                      f'{percent(own)} | {percent(old)} |')
+    r = record.get('paths', {}).get('told')
+    if r:
+        lines.append(f'| the paths, 16 | {percent(r)} | {r["precision"]:.2f} | {r["recall"]:.2f} | | |')
     return '\n'.join(lines)
 
 
@@ -250,6 +263,10 @@ def guided_table(record):
         if r is None: continue
         lines.append(f'| {k} | {r["percent"]:.2f} ± {r["percent_se"]:.2f} | {r["precision"]:.2f} | '
                      f'{r["recall"]:.2f} | {100*r["agreement"]:.1f} % |')
+    r = record.get('paths', {}).get('guided')
+    if r:
+        lines.append(f'| the paths, 16 | {r["percent"]:.2f} ± {r["percent_se"]:.2f} | '
+                     f'{r["precision"]:.2f} | {r["recall"]:.2f} | {100*r["agreement"]:.1f} % |')
     return '\n'.join(lines)
 
 
@@ -297,7 +314,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('verb', choices=['list', 'train', 'measure', 'before', 'ship', 'shipped', 'table',
-                                    'try', 'tries', 'time'])
+                                    'try', 'tries', 'time', 'ends'])
     p.add_argument('names', nargs='*')
     p.add_argument('-n', type=int, default=10_000, help='digits to measure')
     p.add_argument('--eta', type=float, nargs='*', default=[0.])
@@ -313,6 +330,8 @@ def main():
     elif a.verb == 'try':
         for name in a.names or tries: attempt(name, min(a.n, 2000))
     elif a.verb == 'time': timing()
+    elif a.verb == 'ends':
+        for name in a.names or ('told', 'guided'): ends(name, a.n)
     elif a.verb == 'before': before(a.names, a.n, a.calls)
     elif a.verb == 'shipped':
         for k in a.calls: heap('shipped', f'mnist-turns, {k}', load('mnist-turns'), k, a.n)
