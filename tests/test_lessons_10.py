@@ -194,7 +194,7 @@ def test_an_infinite_batch_is_named_and_leaves_the_weights_alone():
 
 # Averages, validation, angles
 
-def test_the_average_is_the_one_of_ddpms_code():
+def test_the_average_forgets_faster_while_it_is_young():
     walker = nn.Linear(1, 1, bias=False)
     average, mean = EMA(walker, .9), None
     for n in range(100):
