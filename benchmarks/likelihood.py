@@ -5,6 +5,7 @@ results/likelihood.json, with two pictures. Needs MNIST and CIFAR-10 in DIFFNB_D
     python benchmarks/likelihood.py clothes     Fashion-MNIST, where there is a copy or a network
     python benchmarks/likelihood.py 'digits'    some rows
     python benchmarks/likelihood.py sharp       fewer images with 32 steps instead of 16, 3 minutes
+    python benchmarks/likelihood.py paired      the same fewer images with 16 steps, 2 minutes
 """
 import argparse
 import math
@@ -107,6 +108,13 @@ def sharp(model):
     note('steps', '64', row(many, seconds, steps=64, calls=256, more_than_32=change))
 
 
+def paired(model):
+    "The images of four rows of `sharp` with 16 steps, so that the two can be compared"
+    for name in 'digits', 'drawn', 'drawn, cleaned', 'empty page':
+        bits, seconds = judged(model, images(name)[:fewer[name]])
+        note('paired', name, row(bits, seconds, steps=16, calls=64))
+
+
 names = ['digits', 'training digits', 'drawn', 'photographs', 'noise', 'empty page', 'grey page',
          'white page']
 
@@ -124,6 +132,7 @@ def main():
                 bits, seconds = judged(model, images('digits')[:100], path(karras(sigma=(.002, 80)), steps))
                 note('steps', str(steps), row(bits, seconds, steps=steps, calls=4*steps))
         elif name == 'sharp': sharp(model)
+        elif name == 'paired': paired(model)
         elif name == 'bound':
             begun = time.time()
             bits = bound(model, images('digits')[:300])

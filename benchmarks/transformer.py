@@ -7,6 +7,7 @@ many training digits and with few.
     python benchmarks/transformer.py                MNIST, all rows, about half an hour of one core
     python benchmarks/transformer.py 'U-Net'        some of them
     python benchmarks/transformer.py digits         the built-in digits, about five minutes of one core
+    python benchmarks/transformer.py pace           what a step on them costs, half a minute
     python benchmarks/transformer.py parts          networks that lack a part each, three minutes
     python benchmarks/transformer.py table          the tables of the lesson
 """
@@ -114,6 +115,29 @@ def ms_a_step(name, n=20):
         opt.zero_grad()
         times.append(time.process_time() - begun)
     return 1e3*statistics.median(times[5:])
+
+
+def pace(rounds=7, n=5):
+    "Milliseconds of one core for a step of the lesson's two networks, which take turns"
+    contestants, batch = {}, torch.randn(128, 1, 16, 16)
+    for name, new in small.items():
+        model = Denoiser(new())
+        opt = torch.optim.AdamW(model.parameters())
+        contestants[name] = partial(some_steps, model, opt, batch, n)
+    times = common.turn_times(contestants, rounds, 1e3, time.process_time)
+    ratios = [u/t for u, t in zip(times['U-Net'], times['transformer'])]
+    note('pace', 'digits', dict(
+        ms={name: round(statistics.median(t), 1) for name, t in times.items()},
+        ratio=statistics.median(ratios), least=min(ratios), most=max(ratios), rounds=rounds, bs=128))
+
+
+def some_steps(model, opt, x, n):
+    "Take n steps of training"
+    for _ in range(n):
+        model.loss(x).mean().backward()
+        opt.step()
+        opt.zero_grad()
+    return n
 
 
 def small_fit(net, n, seed, steps):
@@ -232,6 +256,7 @@ def main():
     torch.set_num_threads(1)
     if a.names == ['digits']: return all_digits()
     if a.names == ['parts']: return all_parts()
+    if a.names == ['pace']: return pace()
     if a.names == ['table']:
         record = common.noted('transformer')
         return print(parts_table(record), small_table(record), table(record), sep='\n\n')

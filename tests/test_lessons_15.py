@@ -126,6 +126,8 @@ def test_bins_and_bits():
 @pytest.mark.parametrize('number, right, wrong', [
     (1, -543.4, [543.4, -.693, 0]),
     (2, lambda dims: math.sqrt(dims)*torch.eye(dims), [torch.eye, lambda dims: torch.ones(1, dims)]),
+    (2, lambda dims: torch.cartesian_prod(*[torch.tensor([-1., 1.])]*dims),
+     [lambda dims: torch.ones(dims, dims)]),
     (3, -3.466, [3.466, -.693])])
 def test_exercises(number, right, wrong):
     assert judge('likelihood', number, right) is None
@@ -145,3 +147,7 @@ def test_the_text_says_what_was_measured():
     assert f'{rows["bound"]["digits"]["bits"]:.2f}' in text
     for name, row in rows['sharp'].items():
         assert f'| {row["bits"]:.2f} ± {max(row["se"], .01):.2f} |' in text, name
+        both = [f'{r["bits"]:.2f} ± {max(r["se"], .01):.2f}' for r in (rows['paired'][name], row)]
+        assert rows['paired'][name]['n'] == row['n']
+        assert f'| {row["n"]} | {both[0]} | {both[1]} |' in text, name
+    assert f'8 steps give {rows["steps"]["8"]["bits"]:.2f}' in text

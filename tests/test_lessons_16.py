@@ -159,3 +159,12 @@ def test_the_tables_say_what_was_measured(monkeypatch):
     if 'digits' in record: shown.append(benchmark.small_table(record))
     if 'rows' in record: shown.append(benchmark.table(record))
     for table in shown: assert table.count('\n') > 2 and any(table in t for t in text), table
+
+
+def test_the_price_of_a_step_is_what_was_measured():
+    record = json.loads((root/'results'/'transformer.json').read_text(encoding='utf-8'))
+    text = (root/'nbs'/'16_transformer.ipynb').read_text(encoding='utf-8')
+    pace = record['pace']['digits']
+    assert f'costs {pace["ratio"]:.1f} times as much' in text
+    assert f'between {pace["least"]:.1f} and {pace["most"]:.1f};' in text
+    assert 1.05 < pace['ratio']*200/600 < 1.15                # "about a tenth more"
