@@ -47,6 +47,14 @@ def test_a_healthy_model_gets_no_finding(healthy):
     assert said.names == [] and said.notes == [] and str(said).startswith('No findings (21 checks')
 
 
+def test_no_network_is_better_than_the_oracle(healthy):
+    measured = look(healthy).evidence
+    assert (measured.loss.mean(0) > measured.oracle.mean(0)).all()
+    y = data.y[:60].clamp(min=2)*2 % 10 - 1                                 # gaps, and -1
+    odd = look(healthy, (data.x[:60], y)).evidence
+    assert (odd.loss.mean(0) > odd.oracle.mean(0)).all()
+
+
 def test_its_average_is_looked_at_like_a_model(healthy):
     average = EMA(healthy)
     average.update_parameters(healthy)

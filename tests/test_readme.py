@@ -38,9 +38,11 @@ def test_its_figures_are_those_of_the_results():
     loss = {k: f"{v['loss']:.3f}" for k, v in result('training')['rows'].items()}
     step = {k: f'{v:.0f} µs' for k, v in result('samplers')['microseconds_per_step'].items()}
     many, best = result('cli')['rows'][-1], result('mnist')['shipped']['mnist']
+    one_call = result('turns')['turns']['guided, 1']
     key = {k: f"{result('scrubber')[k]['median_ms']:.0f} ms" for k in ('jupyterlab', 'html_file')}
     text = (root/'README.md').read_text(encoding='utf-8')
     told = [
+        f"FLD% {one_call['percent']:.2f} ± {one_call['percent_se']:.2f} with {one_call['n']:,} digits",
         f"{speed['ours, bf16, Muon']} images/s (bfloat16), {speed['ours, float32, Muon']} (float32)",
         f"diffusers {speed['diffusers']}, smalldiffusion {speed['smalldiffusion']}, "
         f"denoising-diffusion-pytorch {speed['denoising_diffusion_pytorch']} |",

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from types import SimpleNamespace
 from typing import NamedTuple
 from ..angle import mix
-from ..oracle import ideal, mixture
+from ..oracle import ideal, labelled, mixture
 from ..samplers import dpmpp
 from ..denoiser import Denoiser, unwrap
 from ..training import labels_for
@@ -121,6 +121,14 @@ def some_labels(e, y):
     "The labels of the items that errors are measured on, where the model is"
     return None if y is None else spaced(y, e.n).to(e.model.mean.device)
 
+def oracle_of(e):
+    "The best possible denoiser of all items; told their labels where the network is told them"
+    x = encoded(e.model, e.x)
+    if e.y is None: return ideal(x)
+    known, y = e.y.cpu().unique(return_inverse=True)                       # without gaps
+    best = labelled(x, y)
+    return lambda z, phi, cond: best(z, phi, torch.searchsorted(known, cond.cpu()))
+
 def look_at_losses(e):
     "Errors by angle: of the network, of simpler guesses, of the oracle of few data, of raw weights"
     e.x0, e.told = encoded(e.model, spaced(e.x, e.n)), some_labels(e, e.y)
@@ -130,7 +138,7 @@ def look_at_losses(e):
     given = e.x0, e.told, e.phi, e.eps
     e.loss = v_errors(e.model, *given)
     e.simple = v_errors(mixture(e.mean, e.std), *given)
-    if e.x.numel() <= 4e6: e.oracle = v_errors(ideal(encoded(e.model, e.x)), *given)
+    if e.x.numel() <= 4e6: e.oracle = v_errors(oracle_of(e), *given)
     if e.held is not None:
         x0 = encoded(e.model, spaced(e.held, e.n))
         e.loss_held = v_errors(e.model, x0, some_labels(e, e.held_y), e.phi, noise[:len(x0)])
@@ -560,7 +568,7 @@ def overtrained(e):
                    'others', 'at most a fifth higher', remedy, '10_training')
 
 def copies(near):
-    "Which items lie at a neighbour, three times nearer than at the next"
+    "Which items are three times nearer to one neighbour than to the next (Yoon et al. 2023)"
     return near[:, 0] < near[:, 1]/3
 
 def memorised(e):
