@@ -151,7 +151,8 @@ def scrubber_class():
                           W.jslink((self.slider, 'value'), (self.stack, 'selected_index')),
                           W.jslink((self.pace, 'value'), (self.play, 'interval'))]
             frames = _some(reel.frames, min(16, len(reel.frames)))
-            self.fallback = still([frame_picture(reel, f) for f in frames], limit=36_000)
+            film = [frame_picture(reel, f) for f in frames]
+            self.fallback = still(film, limit=36_000, ms=600)        # slow enough to look at
             bar = W.HBox([self.play, self.slider, self.pace], layout=W.Layout(flex_flow='row wrap'))
             super().__init__([bar, self.stack, self.note])
             self.add_class('diffnb-scrubber')
