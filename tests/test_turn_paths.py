@@ -80,7 +80,7 @@ def test_exact_turns_have_no_loss():
 def test_the_loss_is_that_of_the_turn_between_two_stops(monkeypatch):
     paths = stored(4)
     monkeypatch.setattr('diffnb.few_steps.two_stops', lambda n, turns: (torch.ones(n).long(), torch.full((n,), 3)))
-    model, said = Turner(Exact(.3), schedule=quarter).train(), {}
+    model = Turner(Exact(.3), schedule=quarter).train()
     model.learn_paths(Paths(paths.stops[:1], paths.angles))
     x, turn = paths.stops[:1, 1].float(), paths.angles[1] - paths.angles[3]
     f = model.predict(x, paths.angles[1], None, turn)
