@@ -68,7 +68,7 @@ def fidelity(
     weights=None,         # A file of its weights; None: downloaded on first use
     sampling=None,        # Settings of `generate`, such as `dict(calls=50, sampler=ddim)`
     **more,               # For torch-fidelity's `calculate_metrics`, such as `batch_size=256`
-)->Fidelity:
+)->Fidelity:            # The three measures, and what they rest on
     "FID, KID and IS by torch-fidelity. Raises ValueError where it or its weights are missing"
     try: from torch_fidelity import calculate_metrics
     except ImportError:
