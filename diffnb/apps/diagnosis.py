@@ -94,7 +94,7 @@ def look_at_schedule(e):
     low, high = max(low, math.radians(3)), min(high, math.radians(87))
     e.phi = torch.linspace(low, high, 9).double()
 
-# %% ../../nbs/apps/diagnosis.ipynb #4dd4147c
+# %% ../../nbs/apps/diagnosis.ipynb #a877aded
 @torch.no_grad()
 def v_errors(
     ask,       # `(x, phi, cond) -> Guess`
@@ -129,6 +129,7 @@ def oracle_of(e):
     best = labelled(x, y)
     return lambda z, phi, cond: best(z, phi, torch.searchsorted(known, cond.cpu()))
 
+# %% ../../nbs/apps/diagnosis.ipynb #4dd4147c
 def look_at_losses(e):
     "Errors by angle: of the network, of simpler guesses, of the oracle of few data, of raw weights"
     e.x0, e.told = encoded(e.model, spaced(e.x, e.n)), some_labels(e, e.y)
@@ -264,7 +265,7 @@ def rows_of(history):
     names = 'step', 'loss', 'norm'
     return [r if isinstance(r, dict) else {k: getattr(r, k) for k in names} for r in rows]
 
-# %% ../../nbs/apps/diagnosis.ipynb #2e97cae0
+# %% ../../nbs/apps/diagnosis.ipynb #f6e6d50d
 def look_at_range(e):
     "Which labels there are; where the network cannot take them, it is told none"
     given = e.y
@@ -294,6 +295,7 @@ def what_is_told(e, run, raw, history, known):
     for k in ('bs', 'clip', 'label_dropout'):
         setattr(e, k, told.settings.get(k) if known.get(k) is None else known[k])
 
+# %% ../../nbs/apps/diagnosis.ipynb #2e97cae0
 def gather(
     model, data, valid=None, run=None, raw=None, history=None, calls=20, w=None, n=64, seed=0,
     **known,   # bs, clip and label_dropout, each None where it is not known
@@ -439,7 +441,7 @@ def train_mode_left_on(e):
                    'outside of train, fit and the samplers, which do it themselves.',
                    '10_training')
 
-# %% ../../nbs/apps/diagnosis.ipynb #8587363d
+# %% ../../nbs/apps/diagnosis.ipynb #e252bc07
 def averages_cold(e):
     "An average that still holds the random weights of the beginning"
     if e.loss_raw is None or len(e.loss) < few or diverged(e): return None
@@ -471,6 +473,7 @@ def worse_with_label(e):
     ratio = (e.labels['true'].mean()/e.labels['none'].mean()).item()
     return ratio if ratio > 1.05 and more.value > 3*more.se else None
 
+# %% ../../nbs/apps/diagnosis.ipynb #8587363d
 def untrained(e):
     "Angles at which the network is no better than the plainest of guesses"
     loss = e.loss if e.loss_raw is None else e.loss_raw
@@ -503,7 +506,7 @@ def undertrained(e):
                    'about 1, below 1.5', 'Train longer; if the loss no longer falls, take a larger '
                    'network.', '10_training')
 
-# %% ../../nbs/apps/diagnosis.ipynb #e2ae3742
+# %% ../../nbs/apps/diagnosis.ipynb #03b79f97
 def clipped(e):
     "Gradients that are shortened at every step"
     norms = [r['norm'] for r in e.rows if r.get('norm') is not None]
@@ -534,6 +537,7 @@ def never_heard(e):
                    f'{gain.value/true:.1%} ± {gain.se/true:.1%} higher',
                    'clearly higher: above 2 %', remedy, '12_guidance')
 
+# %% ../../nbs/apps/diagnosis.ipynb #e2ae3742
 def never_dropped(e):
     "A network that cannot go without a label, as guidance asks it to"
     remedy = 'Train with label_dropout=.1: guidance needs the guess without a label.'
@@ -653,7 +657,7 @@ def show_rows(ax, rows, columns, title):
     ax.spines[:].set_visible(False)
     ax.set_title(title)
 
-# %% ../../nbs/apps/diagnosis.ipynb #ae624914
+# %% ../../nbs/apps/diagnosis.ipynb #27a4d200
 def draw_losses(ax, e):
     "Errors by angle, beside those of simpler and of perfect guesses"
     degrees = e.phi.rad2deg()
@@ -684,6 +688,7 @@ def draw_circle(ax, e):
     ax.axis('off')
     ax.legend(fontsize=8, loc='lower left')
 
+# %% ../../nbs/apps/diagnosis.ipynb #ae624914
 def draw_guesses(ax, e):
     "What one call makes of a mixture, at five angles"
     rows = {name: None if parts is None else torch.cat([tiles(x, e)[:1] for x in parts])
@@ -713,9 +718,10 @@ def draw(
     plt.close(fig)
     return fig
 
-# %% ../../nbs/apps/diagnosis.ipynb #d693b30f
+# %% ../../nbs/apps/diagnosis.ipynb #ba1762f6
 home = 'https://github.com/diffnb/diffnb/blob/main/nbs'
 
+# %% ../../nbs/apps/diagnosis.ipynb #128e6927
 class Diagnosis:
     "What `diagnose` found, to be read; `.findings`, `.notes`, and `.evidence` with every number"
     def __init__(self, evidence):
@@ -750,6 +756,7 @@ class Diagnosis:
         return (f'<b>{self.title()}</b><ol>{items}</ol>' + (f'Not looked at:<ul>{more}</ul>' if more
                 else '') + f'<img alt="The evidence" src="data:image/png;base64,{coded}">')
 
+# %% ../../nbs/apps/diagnosis.ipynb #d693b30f
 def as_html(finding):
     "A finding as an item of a list"
     name, found, should, remedy = map(escape, finding[:4])

@@ -203,7 +203,7 @@ def layer_names(
     yield from _attention_names(f'{level}.inner.1', 'mid_block.attentions.0')
     yield from _block_names(f'{level}.inner.2', 'mid_block', 1, False)
 
-# %% ../../nbs/apps/exchange.ipynb #9be0d714
+# %% ../../nbs/apps/exchange.ipynb #4830c016
 _old_names = dict(query='to_q', key='to_k', value='to_v', proj_attn='to_out.0')
 
 def _joined(theirs):
@@ -222,6 +222,7 @@ def _joined(theirs):
 
 def _halves_swapped(w): return torch.cat(w.chunk(2, 1)[::-1], 1)
 
+# %% ../../nbs/apps/exchange.ipynb #9be0d714
 def weights_in(
     theirs:dict, # Their `state_dict`
     o,           # The settings of our `DDPMUNet`, as attributes
@@ -468,7 +469,7 @@ def _regrouped(o):
         if o.groups > 1 and skip % per_group: found.append(name)
     return found
 
-# %% ../../nbs/apps/exchange.ipynb #86c1f0a3
+# %% ../../nbs/apps/exchange.ipynb #081afe11
 _their_settings = dict( # What `UNet` must be set to: the settings of `families['adm']`
     block=['PreNormBlock', 'AdaGNBlock'], block_args=[None, {}], down=['conv3'], up=['conv'],
     skips=['block'], widen=['block'], narrow=['block'], mid_attention=[True], norm_last=[True],
@@ -500,6 +501,7 @@ def _head_dim(o):
     if o.heads == 1: return None
     return widths.pop()//o.heads if len(widths) == 1 else 0
 
+# %% ../../nbs/apps/exchange.ipynb #86c1f0a3
 def differences(
     model, # A `Denoiser`, wrapped or not
 )->list:   # Sentences, empty where `to_diffusers` can write it
@@ -522,7 +524,7 @@ def differences(
         found.append('the network counts the steps of another schedule than that of the model')
     return found
 
-# %% ../../nbs/apps/exchange.ipynb #ab40d92e
+# %% ../../nbs/apps/exchange.ipynb #4796c885
 def weights_out(
     ours:dict,   # Our `state_dict`
     o,           # The settings of our `UNet` or `DDPMUNet`, as attributes
@@ -548,6 +550,7 @@ def weights_out(
             moved.update({f'{n}.{part}': t for n, t in zip(names, w.chunk(len(names)))})
     return moved
 
+# %% ../../nbs/apps/exchange.ipynb #ab40d92e
 def unet_config(
     model,    # A `Denoiser` that `differences` finds none in
 )->dict:      # What their `UNet2DModel` is made with
