@@ -1,7 +1,8 @@
 """How OpenMP's threads should wait: training images/s at 16x16 and 28x28 (batch 128, the default
-network and precision) beside an idle, a half-busy and a busy neighbour process.
+network and precision) beside an idle, a half-busy and a busy neighbour process, and beside three.
 
-    python benchmarks/threads.py        writes results/threads.json
+    python benchmarks/threads.py                    writes results/threads.json
+    python benchmarks/threads.py --beside three     measures that anew and keeps the rest
 
 A training in a process of its own for every number of threads and every way of waiting; those that
 are not measured are stopped. They take turns; medians. A turn in which yet other processes had more
@@ -34,7 +35,7 @@ while True:
     while time.perf_counter() < end: pass
     time.sleep(.02)
 '''
-neighbours = dict(idle=None, half=half, busy=busy)
+neighbours = dict(idle=[], half=[half], busy=[busy], three=[busy]*3)
 
 
 def training(size):
@@ -99,7 +100,7 @@ class Worker:
 
     def turn(self, size, seconds, beside):
         "(cores that others had, images per second), the quietest of up to three tries"
-        ours, tries = [self.p.pid] + ([beside.pid] if beside else []), []
+        ours, tries = [self.p.pid, *(p.pid for p in beside)], []
         while len(tries) < 3 and (not tries or tries[-1][0] > .1):
             before, begin = used(ours), time.perf_counter()
             speed = self(size, seconds)
@@ -111,24 +112,29 @@ class Worker:
         self.p.wait()
 
 
-def measure(counts, seconds, rounds):
+def stop(processes):
+    for p in processes:
+        p.kill()
+        p.wait()
+
+
+def measure(names, counts, seconds, rounds):
     "{(size, neighbour, threads, wait): [(cores that others had, images per second)]}"
-    turns, workers = {}, {}
+    turns, workers, beside = {}, {}, []
     try:
         for threads in counts:
             for wait in list(waits)[:None if threads > 1 else 1]:     # one thread waits for nobody
                 workers[threads, wait] = Worker(threads, wait)
         for _ in range(rounds):
-            for name, code in neighbours.items():
-                beside = code and subprocess.Popen([sys.executable, '-c', code])
+            for name in names:
+                beside = [subprocess.Popen([sys.executable, '-c', o]) for o in neighbours[name]]
                 for size in sizes:
                     for key, worker in workers.items():
                         turn = worker.turn(size, seconds, beside)
                         turns.setdefault((size, name, *key), []).append(turn)
-                if beside:
-                    beside.kill()
-                    beside.wait()
+                stop(beside)
     finally:
+        stop(beside)
         for worker in workers.values(): worker.close()
     return turns
 
@@ -147,15 +153,16 @@ def medians(turns, k):
 def main():
     plain = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    p.add_argument('--beside', nargs='*', choices=list(neighbours), default=list(neighbours))
     p.add_argument('--threads', type=int, nargs='*', default=[1, 2, 3])
     p.add_argument('--seconds', type=float, default=.6, help='of a turn')
     p.add_argument('--rounds', type=int, default=2)
     p.add_argument('--work', action='store_true', help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.work: return work()
-    from common import keep, needs_linux
+    from common import keep, needs_linux, noted
     needs_linux()
-    turns = measure(a.threads, a.seconds, a.rounds)
+    turns = measure(a.beside, a.threads, a.seconds, a.rounds)
     speeds = medians(turns, 1)
     for size, by_name in speeds.items():
         for name, row in by_name.items():
@@ -164,8 +171,12 @@ def main():
             for wait in waits:
                 cells = (round(r[wait]) if wait in r else '-' for r in row.values())
                 print(f'{wait:<26}' + ''.join(f'{cell:>14}' for cell in cells))
-    about = dict(batch=128, seconds=a.seconds, rounds=a.rounds)
-    keep('threads', **about, images_per_second=speeds, strangers=medians(turns, 0))
+    found = dict(images_per_second=speeds, strangers=medians(turns, 0))
+    old = noted('threads')
+    for kind, by_size in found.items():
+        for size, by_name in by_size.items():
+            found[kind][size] = {**old.get(kind, {}).get(size, {}), **by_name}
+    keep('threads', batch=128, seconds=a.seconds, rounds=a.rounds, **found)
 
 
 if __name__ == '__main__': main()

@@ -1,13 +1,13 @@
-"""The transformer beside the U-Net, with equal parameters: results/transformer.json, a row as soon as
-it is there. On MNIST for equal passes and for equal seconds of one core (needs MNIST in DIFFNB_DATA;
+"""The transformer beside the U-Net, with equal parameters: results/transformer.json, a row as soon
+as it is there. On MNIST for equal passes and for equal seconds of one core (needs MNIST in DIFFNB_DATA;
 a training that was ended goes on where it stood), on the built-in digits for equal seconds, with
 many training digits and with few.
 
     python benchmarks/transformer.py speed          milliseconds a step of each
     python benchmarks/transformer.py                MNIST, all rows, about half an hour of one core
     python benchmarks/transformer.py 'U-Net'        some of them
-    python benchmarks/transformer.py digits         the built-in digits, about five minutes of one core
-    python benchmarks/transformer.py pace           what a step on them costs, half a minute
+    python benchmarks/transformer.py digits         the built-in digits, five minutes of one core
+    python benchmarks/transformer.py pace           what a step of each costs, two minutes
     python benchmarks/transformer.py parts          networks that lack a part each, three minutes
     python benchmarks/transformer.py table          the tables of the lesson
 """
@@ -63,17 +63,17 @@ def speed(name, n=12, bs=128):
 
 
 def trained(name, n):
-    "A network after n steps, with the seconds of CPU that they took"
+    "A network after n steps"
     folder = runs/f'{name} {n}'.replace(' ', '_')
     begun = any(folder.glob('state-*'))
-    model, start = made(name), time.process_time()
+    model = made(name)
     fit(model, load_data('mnist')._replace(y=None), steps=n, bs=128, opt=Muon, lr=3e-3, ema=.998,
         folder=folder, resume=begun, every=dict(save=250), keep=1, progress=False)
-    return model, time.process_time() - start
+    return model
 
 
 def row(name, n):
-    model, seconds = trained(name, n)
+    model = trained(name, n)
     test = load_data('mnist', 'test', n=2000)._replace(y=None)
     losses, phi = validate(model, test, n=2000)
     degrees, curve = by_angle(losses, phi, bins=9)
@@ -81,8 +81,7 @@ def row(name, n):
     score = FLD('mnist-test')(x)
     note('rows', f'{name}, {n} steps', dict(
         parameters=sum(p.numel() for p in model.net.parameters()), steps=n, bs=128,
-        cpu_seconds=round(seconds), valid_loss=losses.mean().item(),
-        valid_se=losses.std().item()/len(losses)**.5,
+        valid_loss=losses.mean().item(), valid_se=losses.std().item()/len(losses)**.5,
         degrees=degrees.tolist(), loss_by_angle=curve.tolist(), fld=score.value, se=score.se,
         percent=score.percent, floor=score.floor, n=score.n, sampling_seed=0, training_seed=0))
     folder = results/'transformer'
@@ -117,18 +116,23 @@ def ms_a_step(name, n=20):
     return 1e3*statistics.median(times[5:])
 
 
-def pace(rounds=7, n=5):
-    "Milliseconds of one core for a step of the lesson's two networks, which take turns"
-    contestants, batch = {}, torch.randn(128, 1, 16, 16)
-    for name, new in small.items():
+def pace(kind, rounds=7, n=5):
+    "Milliseconds of one core for a step of each network, which take turns"
+    contestants, (some, size, opt) = {}, paces[kind]
+    batch = torch.randn(128, 1, size, size)
+    for name, new in some.items():
         model = Denoiser(new())
-        opt = torch.optim.AdamW(model.parameters())
-        contestants[name] = partial(some_steps, model, opt, batch, n)
+        contestants[name] = partial(some_steps, model, opt(model.parameters()), batch, n)
     times = common.turn_times(contestants, rounds, 1e3, time.process_time)
-    ratios = [u/t for u, t in zip(times['U-Net'], times['transformer'])]
-    note('pace', 'digits', dict(
-        ms={name: round(statistics.median(t), 1) for name, t in times.items()},
-        ratio=statistics.median(ratios), least=min(ratios), most=max(ratios), rounds=rounds, bs=128))
+    row = dict(ms={name: round(statistics.median(t), 1) for name, t in times.items()},
+               rounds=rounds, bs=128)
+    if kind == 'digits':
+        ratios = [u/t for u, t in zip(times['U-Net'], times['transformer'])]
+        row |= dict(ratio=statistics.median(ratios), least=min(ratios), most=max(ratios))
+    note('pace', kind, row)
+
+
+paces = {'digits': (small, 16, torch.optim.AdamW), 'MNIST': (nets, 28, Muon)}
 
 
 def some_steps(model, opt, x, n):
@@ -238,11 +242,13 @@ def parts_table(record):
 
 def table(record):
     "MNIST as the lesson shows it"
-    lines = ['| network | parameters | steps | CPU seconds | loss | FLD% |', '|---|---|---|---|---|---|']
+    lines = ['| network | parameters | steps | minutes | loss | FLD% |',
+             '|---|---|---|---|---|---|']
     for key, r in record.get('rows', {}).items():
         name = key.rsplit(', ', 1)[0]
         error = r['se']*r['percent']/(r['fld'] - r['floor'])
-        lines.append(f'| {name} | {r["parameters"]:,} | {r["steps"]:,} | {r["cpu_seconds"]:,} | '
+        minutes = r['steps']*record['pace']['MNIST']['ms'][name]/60_000
+        lines.append(f'| {name} | {r["parameters"]:,} | {r["steps"]:,} | {minutes:.1f} | '
                      f'{r["valid_loss"]:.4f} ± {r["valid_se"]:.4f} | '
                      f'{r["percent"]:.1f} ± {error:.1f} |')
     return '\n'.join(lines)
@@ -256,7 +262,9 @@ def main():
     torch.set_num_threads(1)
     if a.names == ['digits']: return all_digits()
     if a.names == ['parts']: return all_parts()
-    if a.names == ['pace']: return pace()
+    if a.names == ['pace']:
+        for kind in paces: pace(kind)
+        return
     if a.names == ['table']:
         record = common.noted('transformer')
         return print(parts_table(record), small_table(record), table(record), sep='\n\n')
