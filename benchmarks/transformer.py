@@ -1,5 +1,5 @@
 """The transformer beside the U-Net, with equal parameters: results/transformer.json, a row as soon
-as it is there. On MNIST for equal passes and for equal seconds of one core (needs MNIST in DIFFNB_DATA;
+as it is there. On MNIST for equal passes and for equal seconds (needs MNIST in DIFFNB_DATA;
 a training that was ended goes on where it stood), on the built-in digits for equal seconds, with
 many training digits and with few.
 
