@@ -84,7 +84,7 @@ def unmix(
     p, q = choose('target', target, targets)(a, s)
     det = a*q - s*p
     lost = 1*(abs(det) < 1e-6)                # 1 where f says only what x says already
-    inv = (1 - lost)/(det + lost)             # 1/det, and 0 there
-    x0 = combine(q*inv + lost*a, x, -s*inv, f)
-    eps = combine(lost*s - p*inv, x, a*inv, f)
+    keep, det = 1 - lost, det + lost
+    x0 = combine(keep*q/det + lost*a, x, -keep*s/det, f)
+    eps = combine(lost*s - keep*p/det, x, keep*a/det, f)
     return Guess(x0, eps)
