@@ -30,11 +30,10 @@ from diffnb.apps.runs import fit
 from diffnb.data import Images, batches
 from diffnb.denoiser import Denoiser
 from diffnb.fld import FLD
-from diffnb.guidance import clamp, project
 from diffnb.kit.files import load_state, save_state
 from diffnb.kit.pictures import show_images, to_float
-from diffnb.samplers import ddim, ddpm, dpmpp, heun, last
-from diffnb.schedules import linear_beta, path
+from diffnb.samplers import ddim, ddpm, dpmpp, heun
+from diffnb.schedules import linear_beta
 from diffnb.training import train, validate
 from diffnb.apps.families import families
 from diffnb.unet import UNet
@@ -148,16 +147,10 @@ def trained(a, data, target):
     return model, cost
 
 
-@torch.no_grad()
-def draw(model, sampler, angles, n, seed=0, batch=50):
-    "n pictures, each guess cut off at -1 and 1 as the original does; one generator for the start and all that follows"
-    denoise, out = project(model, clamp(model)), []
-    for i in range(0, n, batch):
-        g = torch.Generator().manual_seed(1_000_000*seed + i)
-        randn = lambda like: torch.randn(like.shape, generator=g)
-        x = torch.randn(min(batch, n - i), 3, 32, 32, generator=g)
-        out.append(last(sampler(denoise, x, angles, randn=randn)).x.clamp(-1, 1))
-    return torch.cat(out)
+def draw(model, sampler, steps, spacing, n, seed=0, batch=50):
+    "n pictures, each guess cut off at -1 and 1 as the original does"
+    return common.draw(model, sampler, steps, n, batch, lambda i: 1_000_000*seed + i,
+                       clip=True, spacing=spacing)[0]
 
 
 def row(a, section, name, model, sampler, calls, spacing='leading', seed=0, picture=True):
@@ -166,7 +159,7 @@ def row(a, section, name, model, sampler, calls, spacing='leading', seed=0, pict
     n, start = a.n if calls < 1000 else a.n_long, time.process_time()
     twice = sampler.startswith('Heun')
     steps = (calls + 1)//2 if twice else calls
-    x = draw(model, samplers[sampler], path(model.schedule, steps, spacing), n, seed)
+    x = draw(model, samplers[sampler], steps, spacing, n, seed)
     s = a.meter(x)
     note(a, section, {name: {**about(), 'calls': 2*steps - 1 if twice else steps, 'steps': steps, 'spacing': spacing, 'n': n, 'sampling_seed': seed, 'training_seed': 0,
                              'fld': s.value, 'se': s.se, 'floor': s.floor, 'percent': s.percent, 'percent_se': 100*s.se/(s.ref.noise - s.floor), 'debiased': s.debiased,
@@ -240,7 +233,6 @@ def speed(a, bs=8, steps=4):
     note(a, 'speed', out)
 
 
-@torch.no_grad()
 def shares(a):
     "Half a share of fresh noise, on MNIST with load('mnist'): when the start and the first fresh noise have one seed, and when they have two"
     model, meter = load('mnist'), FLD('mnist-test')
@@ -248,11 +240,8 @@ def shares(a):
         for eta in etas:
             for seeds, far in (('two seeds', 10**6), ('one seed', 0))[:1 + bool(eta)]:
                 if f'{name}, eta {eta:g}, {seeds}' in noted(a).get('shares', {}): continue
-                out = []
-                for i in range(0, a.n, 50):
-                    x, g = torch.randn(50, 1, 28, 28, generator=torch.Generator().manual_seed(i)), torch.Generator().manual_seed(i + far)
-                    out.append(last(sampler(model, x, path(model.schedule, 20), eta, randn=lambda like: torch.randn(like.shape, generator=g))).x.clamp(-1, 1))
-                s = meter(torch.cat(out))
+                x, _ = common.draw(model, partial(sampler, eta=eta), 20, a.n, 50, lambda i: i, lambda i: i + far)
+                s = meter(x)
                 note(a, 'shares', {f'{name}, eta {eta:g}, {seeds}': dict(**about(), n=a.n, calls=20, fld=s.value, se=s.se, floor=s.floor, percent=s.percent,
                                                                          percent_se=100*s.se/(s.ref.noise - s.floor))})
 

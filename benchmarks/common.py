@@ -32,6 +32,35 @@ def turns(contestants, rounds, unit=1e6, clock=time.perf_counter):
     return {name: statistics.median(t) for name, t in times.items()}
 
 
+def draw(
+    model,
+    sampler,
+    calls,         # Steps of the sampler: `heun` takes two calls for each but the last
+    n,             # How many pictures
+    batch,         # At a time
+    seed,          # Number of a batch's first picture -> seed of its noise
+    again=None,    # The same for the noise on the way; None: the numbers after those of the start
+    labels=None,
+    w=1.,
+    clip=False,    # Cut off every guess at -1 and 1, not only the last
+    spacing=None,
+):                 # Pictures in [-1, 1], and the seconds it took
+    "Pictures from fixed noise, by the library's own loop"
+    from diffnb.apps.generation import generate
+    firsts, start = iter(range(0, n, batch)), time.time()
+
+    def fixed(denoise, x, angles):
+        i = next(firsts)
+        torch.manual_seed(seed(i))
+        x = torch.randn(x.shape)
+        if again: torch.manual_seed(again(i))
+        return sampler(denoise, x, angles)
+
+    x = generate(model, n, labels, None if labels is None else w, calls, fixed, clip, seeds=0,
+                 batch=batch, progress=False, spacing=spacing)
+    return x.clamp(-1, 1), time.time() - start
+
+
 def needs_linux():
     "End with a clear line where the kernel's counters are not there"
     if not Path('/proc/self/status').exists():

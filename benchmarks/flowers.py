@@ -29,8 +29,8 @@ from diffnb.data import Images, batches
 from diffnb.denoiser import Denoiser, channel_stats
 from diffnb.fld import kid, nearest, pixels
 from diffnb.kit.pictures import show_images, to_float
-from diffnb.samplers import ddim, dpmpp, last
-from diffnb.schedules import cosine, linear_beta, path
+from diffnb.samplers import ddim, dpmpp
+from diffnb.schedules import cosine, linear_beta
 from diffnb.apps.optim import Muon
 from diffnb.apps.families import ResidualUNet
 from diffnb.kit.curves import schedule
@@ -127,14 +127,9 @@ def errors_of(model, data, times=8):
     return dict(noise_mae=sum((q.eps - e).abs().mean().item()*len(e) for q, _, e in guesses)/len(x0), image_mae=sum((q.x0 - c).abs().mean().item()*len(c) for q, c, _ in guesses)/len(x0))
 
 
-@torch.no_grad()
-def draw(model, sampler, calls, n, size, seed=0):
+def draw(model, sampler, calls, n, seed=0):
     "Pictures in [-1, 1] from fixed noise; and the seconds it took"
-    start, angles, out = time.time(), path(model.schedule, calls), []
-    for i in range(0, n, 60):
-        g = torch.Generator().manual_seed(1000*seed + i)
-        out.append(model.decode(last(sampler(model, torch.randn((min(60, n - i), 3, size, size), generator=g), angles)).x).clamp(-1, 1))
-    return torch.cat(out), time.time() - start
+    return common.draw(model, sampler, calls, n, 60, lambda i: 1000*seed + i)
 
 
 def trained(a, section, name, o):
@@ -185,7 +180,7 @@ def run(a, section, name, o):
     some = {}
     for calls, sampler in [(5, ddim), (20, ddim)] + [(20, dpmpp)]*(section == 'long'):
         key = f'{sampler.__name__} {calls}'
-        some[key], seconds = draw(model, sampler, calls, n, o['size'])
+        some[key], seconds = draw(model, sampler, calls, n)
         k, k_train = kid(some[key], held.x, see), kid(some[key], train.x, see)
         row |= {key: dict(kid=k.value, se=k.se, kid_train=k_train.value, se_train=k_train.se, seconds=round(seconds, 1))}
     if section == 'long':

@@ -30,8 +30,8 @@ from diffnb.fld import FLD, per_class
 from diffnb.guidance import guide
 from diffnb.kit.files import load_state
 from diffnb.kit.pictures import show_images, to_float
-from diffnb.samplers import ddim, ddpm, dpmpp, heun, last
-from diffnb.schedules import betas, cosine, cosine_beta, karras, lognormal, path, schedule
+from diffnb.samplers import ddim, ddpm, dpmpp, heun
+from diffnb.schedules import betas, cosine, cosine_beta, karras, lognormal, schedule
 from diffnb.apps.optim import Muon
 from diffnb.training import validate
 from diffnb.apps.families import families
@@ -142,18 +142,10 @@ def load_raw(folder, model):
     return model
 
 
-@torch.no_grad()
 def draw(model, sampler=dpmpp, calls=20, n=10_000, batch=50, seed=0, labels=None, w=1.):
-    "Digits from fixed noise, in batches; with the seconds it took"
-    angles = path(model.sample_schedule or model.schedule, calls)
-    out, start = [], time.time()
-    for i in range(0, n, batch):
-        g = torch.Generator().manual_seed(seed + i)
-        denoise = guide(model, labels[i:i + batch], w) if labels is not None else model
-        x = torch.randn((min(batch, n - i), 1, 28, 28), generator=g)
-        torch.manual_seed(10**9 + seed + i)                      # fresh noise that is not the noise of the start again
-        out.append(last(sampler(denoise, x, angles)).x.clamp(-1, 1))
-    return torch.cat(out), time.time() - start
+    "Digits from fixed noise, and the seconds it took"
+    return common.draw(model, sampler, calls, n, batch, lambda i: seed + i,
+                       lambda i: 10**9 + seed + i, labels, w)
 
 
 def measured(x, labels=None):

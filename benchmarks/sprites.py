@@ -31,10 +31,9 @@ from diffnb.apps.runs import fit
 from diffnb.data import Images, batches
 from diffnb.denoiser import Denoiser
 from diffnb.fld import FLD, nearest
-from diffnb.guidance import guide
 from diffnb.kit.pictures import show_images, to_float
-from diffnb.samplers import ddim, ddpm, dpmpp, last
-from diffnb.schedules import cosine, from_betas, path
+from diffnb.samplers import ddim, ddpm, dpmpp
+from diffnb.schedules import cosine, from_betas
 from diffnb.apps.optim import Muon
 from diffnb.unet import UNet
 from diffnb.kit.curves import schedule
@@ -170,16 +169,10 @@ def trained(a, name):
     return model, cost
 
 
-@torch.no_grad()
 def draw(model, y, sampler, calls, w, seed=0):
     "Sprites of the labels y in [-1, 1], from fixed noise; and the seconds it took"
-    start, angles, out = time.time(), path(model.sample_schedule or model.schedule, calls), []
-    for i, part in enumerate(y.split(125)):
-        g = torch.Generator().manual_seed(1000*seed + i)
-        noise = torch.randn((len(part), 3, 16, 16), generator=g)
-        torch.manual_seed(1000*seed + i)
-        out.append(last(sampler(guide(model, part, w), noise, angles)).x.clamp(-1, 1))
-    return torch.cat(out), time.time() - start
+    def number(i): return 1000*seed + i//125
+    return common.draw(model, sampler, calls, len(y), 125, number, number, y, w)
 
 
 def asked(n):
@@ -249,8 +242,8 @@ def other(a, name):
     model = fit(model, train, steps=steps, bs=32, opt='muon', lr=5e-3, ema=.98, label_dropout=.1, valid=held, every=dict(valid=steps))
     losses = model.history.column('loss')
     cost = dict(seconds=round(time.time() - start), cpu_seconds=round(time.process_time() - used))
-    torch.manual_seed(0)
-    x = last(fresh(guide(model, torch.arange(10).repeat(2), 3.), torch.randn((20, *train.x.shape[1:]), generator=torch.Generator().manual_seed(0)), path(cosine, 25))).x
+    def zero(i): return 0
+    x, _ = common.draw(model, fresh, 25, 20, 20, zero, zero, torch.arange(10).repeat(2), 3.)
     picture(a, f'other {name}', x, 10)
     note(a, 'others', name, dict(parameters=sum(p.numel() for p in model.parameters()), shape=list(train.x.shape[1:]), train=len(train.x), held_out=len(held.x), steps=steps, batch=32, seed=0,
                                  first_loss=losses[0], train_loss=sum(losses[-100:])/len(losses[-100:]), valid=model.history.column('valid')[-1], **cost))

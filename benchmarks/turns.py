@@ -171,18 +171,10 @@ def newest(name):
     return load(files[-1]), int(files[-1].stem)
 
 
-@torch.no_grad()
 def draw(model, n_calls, n, sampler=turns, seed=0, batch=50, labels=None):
     "Digits from fixed noise, and the seconds it took"
-    angles = path(model.sample_schedule or model.schedule, n_calls)
-    out, tick = [], time.time()
-    for first in range(0, n, batch):
-        g = torch.Generator().manual_seed(seed + first)
-        x = torch.randn(min(batch, n - first), 1, 28, 28, generator=g)
-        torch.manual_seed(10**9 + seed + first)
-        denoise = model if labels is None else given(model, labels[first:first + batch])
-        out.append(last(sampler(denoise, x, angles)).x.clamp(-1, 1))
-    return torch.cat(out), time.time() - tick
+    return common.draw(model, sampler, n_calls, n, batch, lambda i: seed + i,
+                       lambda i: 10**9 + seed + i, labels)
 
 
 def measured(x, labels=None):

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from .angle import Guess, combine, rates, targets, unmix
 from .schedules import cosine
 from .kit.checks import (
-    as_radians, cfg_of, check_channels, check_finite, check_floats, check_names, check_network,
-    choose, per_channel, same_shape, to_measure, whole_numbers)
-from .kit.curves import check_curve
+    as_radians, cfg_of, check_channels, check_curve, check_finite, check_floats, check_names,
+    check_network, choose, per_channel, same_shape, to_measure, whole_numbers)
 
 # %% ../nbs/09_denoiser.ipynb #85f8007a
 def check_target(

@@ -13,6 +13,7 @@ import torch
 from contextlib import nullcontext
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from types import SimpleNamespace
 from typing import Iterator, NamedTuple
 from .data import as_xy, batches
 from .denoiser import Denoiser, errors, unwrap, weigh
@@ -181,10 +182,7 @@ def gradients(
 def labels_for(model, y):
     "The labels, or None for a network that has no use for them"
     if y is None or y.is_floating_point(): return y
-    net = unwrap(model.net)
-    classes = getattr(net, 'cfg', {}).get('classes')
-    ours = classes is not None or type(net).__module__.startswith('diffnb.')
-    return None if ours and not classes else y
+    return None if model.classes == 0 else y
 
 # %% ../nbs/10_training.ipynb #33eeee3f
 def next_batch(batches, i, model, accumulate):
@@ -216,31 +214,33 @@ class Log:
     def norm(self): return float(self.length)
 
 # %% ../nbs/10_training.ipynb #a7c1d0e5
-def loop(model, batches, run, opt, rate, clip, seed, drawing, how, accelerator):
-    "The loop itself: all settings are checked"
-    opt, ranks = prepare(model, opt, accelerator)
+def loop(model, batches, opt, rate, o, accelerator):
+    "The loop itself: all settings are checked, and `o` holds them"
+    net, (opt, ranks) = model.net, prepare(model, opt, accelerator)
     watch, training, clock = watch_for(model, opt, accelerator), mode_switch(model), Clock()
     try:
-        for i in run:
-            x0, y = next_batch(batches, i, model, how['accumulate'])
-            d = step_noise(x0, y, model.schedule, seed, i, **drawing, **ranks)
+        for i in range(o.start, o.steps):
+            x0, y = next_batch(batches, i, model, o.accumulate)
+            d = step_noise(x0, y, model.schedule, o.seed, i, o.label_dropout, o.perturb,
+                           o.stratified, **ranks)
             lr = set_rates(opt, rate(i))
             training(True)
             opt.zero_grad()
-            with own_dice(stable_seed(seed, i, ranks['rank']), x0.device), torch.enable_grad():
-                items = gradients(model, x0, d, **how, accelerator=accelerator)
-            length = shorten(opt, clip, accelerator)
+            with own_dice(stable_seed(o.seed, i, ranks['rank']), x0.device), torch.enable_grad():
+                items = gradients(model, x0, d, o.kind, o.weight, o.precision, o.accumulate,
+                                  accelerator)
+            length = shorten(opt, o.clip, accelerator)
             items, phi = of_all_ranks(items, d.phi, accelerator)
-            watch.note(i, items, phi, length, i == run[-1])
+            watch.note(i, items, phi, length, i == o.steps - 1)
             opt.step()
             training(False)
             yield Log(i + 1, items, phi, lr, length, clock.stop(len(items)))
             clock.go_on(anew=not watch.kept)
     finally:
         model.eval()
-        model.net = unwrap(model.net) if accelerator is not None else model.net
+        model.net = net
         opt.zero_grad()
-        watch.opt.__dict__.pop('found_inf', None)  # a mark that nobody else expects
+        watch.close()
 
 # %% ../nbs/10_training.ipynb #41f845e1
 def train(
@@ -275,10 +275,10 @@ def train(
     check_iterable(batches)
     opt = as_optimiser(model, opt, lr, start)
     def rate(i): return None if lr is None else lr_at(i, steps, lr, warmup, lr_end)
-    drawing = dict(label_dropout=drop, perturb=perturb, stratified=stratified)
-    how = dict(kind=kind, weight=weight, precision=precision, accumulate=accumulate)
-    run = range(start, steps)
-    return loop(model, iter(batches), run, opt, rate, clip, seed, drawing, how, accelerator)
+    o = SimpleNamespace(
+        start=start, steps=steps, seed=seed, clip=clip, kind=kind, weight=weight, perturb=perturb,
+        label_dropout=drop, precision=precision, accumulate=accumulate, stratified=stratified)
+    return loop(model, iter(batches), opt, rate, o, accelerator)
 
 # %% ../nbs/10_training.ipynb #cd09e64a
 def by_angle(
@@ -309,10 +309,7 @@ def smooth(
 
 def curves(history):
     "Steps, losses, (step, loss) of validations, and the latest items with their angles"
-    if hasattr(history, 'rows'):
-        rows = history.rows
-        valid = [(r['step'], r['valid']) for r in rows if r.get('valid') is not None]
-        return [r['step'] for r in rows], [r['loss'] for r in rows], valid, history.items()
+    if not isinstance(history, list): return history.curves()
     count, latest = 0, []
     for log in reversed(history):
         if count < 20_000: latest.insert(0, log)

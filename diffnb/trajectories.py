@@ -9,9 +9,9 @@ __all__ = ['margin', 'strip', 'slider', 'compare', 'show_paths']
 import math
 import torch
 from .kit.checks import (
-    check_drawing, check_frames, check_named, check_points, check_several, as_number, whole)
-from .kit.pictures import (
-    caption, check_steps, check_trajectories, evenly, glue, make_reel, show_images, step_pictures)
+    as_number, check_drawing, check_frames, check_named, check_points, check_several, check_steps,
+    check_trajectories, whole)
+from .kit.pictures import caption, evenly, glue, make_reel, show_images, step_pictures
 from .kit.scrubber import scrubber_class
 
 # %% ../nbs/06_trajectories.ipynb #6ecb4300

@@ -183,6 +183,7 @@ class Embed(nn.Module):
 # %% ../nbs/08_unet.ipynb #aec094e1
 class UNetFixed(nn.Module):
     "A U-Net of three sizes, written out by hand"
+    classes = 0                                                    # it knows no labels
     def __init__(self,
         channels:int, # Channels of the pictures
         width:int=16, # Channels at full size; twice as many at half, four times at a quarter

@@ -13,7 +13,8 @@ from diffnb.denoiser import (Denoiser, Scaled, channel_stats, check_target, per_
 from diffnb.kit.exercises import judge
 from diffnb.oracle import mixture
 from diffnb.schedules import cosine, flow, karras, lognormal
-from diffnb.unet import MLP
+from diffnb.training import labels_for
+from diffnb.unet import MLP, UNetFixed
 
 DATA = spiral(500)
 
@@ -160,6 +161,14 @@ def test_classes_and_their_names():
     assert m.cfg['names'] == ['cat', 'dog'] and model().cfg['names'] is None
     m.net = torch.optim.swa_utils.AveragedModel(m.net)
     assert m.classes == 2
+
+
+def test_labels_go_where_a_network_may_want_them():
+    y = torch.tensor([0, 1])
+    fixed, foreign = Denoiser(UNetFixed(1)), Denoiser(Minus())
+    assert fixed.classes == 0 and labels_for(fixed, y) is None
+    assert foreign.classes is None and labels_for(foreign, y) is y
+    assert labels_for(model(), y) is None and labels_for(Denoiser(MLP(classes=2)), y) is y
 
 
 def test_the_exact_answers_of_the_exercises():

@@ -2,6 +2,7 @@
 nothing else? The package may have been installed from the wheel or from the source archive"""
 import re
 import sys
+import tempfile
 from importlib.metadata import files, metadata
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from diffnb.denoiser import Denoiser  # noqa: E402
 from diffnb.fld import FLD  # noqa: E402
 from diffnb.kit.files import results_folder  # noqa: E402
 from diffnb.kit.pictures import show_images  # noqa: E402
+from diffnb.kit.scrubber import scrubber_html  # noqa: E402
 from diffnb.oracle import ideal  # noqa: E402
 from diffnb.samplers import ddim, last  # noqa: E402
 from diffnb.schedules import cosine, path  # noqa: E402
@@ -36,6 +38,9 @@ assert torch.cdist(x.flatten(1), images.flatten(1)).min(1).values.max() < 1
 assert last(ddim(Denoiser(UNet(1)), x, path(cosine, 2))).x.shape == x.shape
 assert fit(Denoiser(UNet(1)), images, steps=2, bs=8, seed=0).training is False
 assert show_images(x).size[0] > 0
+with tempfile.TemporaryDirectory() as folder:
+    page = scrubber_html(ddim(ideal(images), x, path(cosine, 2)), Path(folder)/'walk.html')
+    assert '</html>' in page.read_text(encoding='utf-8')
 assert FLD('mnist-test').ref.stats.n == 10_000 and load('mnist').notes['parameters'] == 376_913
 stored = sorted(f.relative_to(results_folder()).as_posix() for f in results_folder().rglob('*.*'))
 assert results_folder().parent == Path(diffnb.__file__).parent and len(stored) > 100, stored

@@ -354,19 +354,8 @@ def _spoken(files):
     return sorted(counts, key=_natural) if len(counts) > 1 and min(counts.values()) > 1 else []
 
 # %% ../../nbs/apps/datasets.ipynb #662165dd
-def _folder(folder, part):
-    "A folder of images -> its files with their labels"
-    homes = _homes(folder)
-    if part not in ('all', *homes):
-        instead = _instead if part == 'test' else f'give the path of {homes["test"]}'
-        raise ValueError(f'{folder}: has no {part} part: {instead}')
-    files = {p: _walk(h) for p, h in homes.items()}
-    found = {p: [f for f in fs if f.suffix.lower() in _endings] for p, fs in files.items()}
-    names = {f.parts[0] for fs in found.values() for f in fs if len(f.parts) > 1}
-    names = sorted(names, key=_natural)
-    asked = homes if part == 'all' else [part]
-    pick = [(homes[p]/f, f.parts) for p in asked for f in found[p]]
-    aside = _aside([f for p in asked for f in files[p]])
+def _check_folder(folder, pick, names, aside):
+    "Raises ValueError where it is not clear what the files are, and warns of what is not read"
     if not pick:
         raise ValueError(f'{folder}: no images in it, that is, no files ending in '
                          f'{" ".join(_endings)}' + (aside and f'; {aside}'))
@@ -380,6 +369,20 @@ def _folder(folder, part):
     if spoken:
         warn_caller(f'{folder}: no labels, although the names of the files begin with '
                     f'{_some(spoken)}: if these are classes, move the files into a folder for each')
+
+def _folder(folder, part):
+    "A folder of images -> its files with their labels"
+    homes = _homes(folder)
+    if part not in ('all', *homes):
+        instead = _instead if part == 'test' else f'give the path of {homes["test"]}'
+        raise ValueError(f'{folder}: has no {part} part: {instead}')
+    files = {p: _walk(h) for p, h in homes.items()}
+    found = {p: [f for f in fs if f.suffix.lower() in _endings] for p, fs in files.items()}
+    classes = {f.parts[0] for fs in found.values() for f in fs if len(f.parts) > 1}
+    names = sorted(classes, key=_natural)
+    asked = homes if part == 'all' else [part]
+    pick = [(homes[p]/f, f.parts) for p in asked for f in found[p]]
+    _check_folder(folder, pick, names, _aside([f for p in asked for f in files[p]]))
     labels = [names.index(parts[0]) if names else None for _, parts in pick]
     return _Files(_Folder([f for f, _ in pick], labels), names or None)
 
@@ -449,8 +452,9 @@ def _fetch(name, root, download, kwargs):
     tried = 'could not download it' if download else 'download=False'
     reason = ' '.join(str(why).split())
     raise ValueError(f"{name}: looked in {root/known.folder}, and {tried} ({reason}). Run once "
-                     'with a network, or put the files there, or say with root= or DIFFNB_DATA where they '
-                     "are; if they are damaged, delete them. 'digits' needs no download") from why
+                     'with a network, or put the files there, or say with root= or DIFFNB_DATA '
+                     "where they are; if they are damaged, delete them. 'digits' needs no "
+                     'download') from why
 
 # %% ../../nbs/apps/datasets.ipynb #28a8bf8b
 def _downloaded(name, part, root, download):

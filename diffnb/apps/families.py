@@ -138,6 +138,7 @@ class BatchNormBlock(nn.Module):
 # %% ../../nbs/apps/families.ipynb #7756fd81
 class ResidualUNet(nn.Module):
     "The U-Net of the Keras DDIM example and its Lux port; `affine, project, double`: the R port"
+    classes = 0                                                    # it knows no labels
     def __init__(self,
         channels:int,             # Channels of the pictures
         widths=(32, 64, 96, 128), # Channels of each level
@@ -205,6 +206,7 @@ class ResidualUNet(nn.Module):
 # %% ../../nbs/apps/families.ipynb #5c3e68c0
 class WithImage(nn.Module):
     "A network whose `cond` is a picture: laid beside `x` as further channels"
+    classes = 0                                                    # it knows no labels
     def __init__(self,
         net:nn.Module, # Made with `extra=` the channels of that picture: `UNet(3, extra=3)`
     ):

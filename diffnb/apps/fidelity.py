@@ -37,6 +37,8 @@ def as_bytes(
     x = x if x.dtype == torch.uint8 else to_uint8(x)
     return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
 
+_ends = '.png', '.jpg', '.jpeg'
+
 class _Pictures(torch.utils.data.Dataset):
     def __init__(self, x): self.x = x
     def __len__(self): return len(self.x)
@@ -57,9 +59,11 @@ def _source(what, n, how):
         x = torch.cat([as_bytes(part) for part in parts])
     return _Pictures(x), len(x)
 
-_ends = '.png', '.jpg', '.jpeg'
 
 # %% ../../nbs/apps/fidelity.ipynb #6fa82c43
+_keys = ('frechet_inception_distance', 'kernel_inception_distance_mean',
+         'kernel_inception_distance_std', 'inception_score_mean', 'inception_score_std')
+
 def fidelity(
     made,                 # A model, which draws `n`; a folder of pictures; `Images`, or a tensor
     real='cifar10-train', # The same, or a data set and its part
@@ -91,6 +95,3 @@ def fidelity(
         raise ValueError(f'the weights of {name} could not be downloaded ({e}): give weights=, '
                          'a file that was downloaded elsewhere') from None
     return Fidelity(*[float(found[key]) for key in _keys], k, extractor or 'inception-v3-compat')
-
-_keys = ('frechet_inception_distance', 'kernel_inception_distance_mean',
-         'kernel_inception_distance_std', 'inception_score_mean', 'inception_score_std')

@@ -18,7 +18,7 @@ from ..few_steps import Turner, turns
 from ..guidance import unwrap_denoiser
 from ..kit.checks import classes_of
 from ..kit.pictures import dots, even_columns, show_images, to_float, to_frames
-from ..kit.scrubber import data_url
+from ..kit.scrubber import data_url, web_file
 from .datasets import load_data
 from .checkpoints import load
 from .generation import (
@@ -116,18 +116,10 @@ def _leave():
         errand.join()
 
 # %% ../../nbs/apps/playground.ipynb #2d984065
-_handles = """
-const box = this.closest('.diffnb-playground'); if (box) {
-  const names = ['seed', 'calls', 'eta', 'guidance'];
-  const handles = box.querySelectorAll('.diffnb-controls .noUi-handle');
-  handles.forEach((o, i) => o.ariaLabel = names[i]);
-  box.querySelectorAll('.progress').forEach(o => {
-    o.setAttribute('role', 'progressbar'); o.ariaLabel = 'steps of the walk' }) }
-"""
-
 def _html(pic, alt):
     "A picture as HTML"
-    return (f'<img alt="{alt}" style="max-width: none" onload="{html.escape(_handles)}" '
+    script = html.escape(web_file('playground.js'))
+    return (f'<img alt="{alt}" style="max-width: none" onload="{script}" '
             f'src="{data_url(pic)}">')
 
 def _look(x):

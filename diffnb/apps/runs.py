@@ -74,7 +74,7 @@ class History:
         most=50_000, # How many rows; then every second of the older half goes
     ):
         self.rows, self.latest, self.keep, self.most, self.count = [], deque(), keep, most, 0
-        self.stopped, self.folder = '', None
+        self.stopped = ''
 
     def add(self, log, row=None):
         "Take in a `Log`; `row` holds its numbers where they have been read already"
@@ -94,6 +94,11 @@ class History:
         "Losses and angles of the latest items, on the CPU"
         if not self.latest: return torch.zeros(0), torch.zeros(0)
         return tuple(torch.cat(t).cpu() for t in zip(*self.latest))
+
+    def curves(self):
+        "Steps, losses, (step, loss) of validations, and the latest items with their angles"
+        valid = [(r['step'], r['valid']) for r in self.rows if r.get('valid') is not None]
+        return self.column('step'), self.column('loss'), valid, self.items()
 
     def __len__(self): return len(self.rows)
 
@@ -593,7 +598,8 @@ def intervals(every, steps, epoch):
         raise ValueError(f'every: {", ".join(sorted(unknown))} is not known: '
                          'valid, preview and save are')
     every = {k: in_steps(k, v, epoch) for k, v in (usual | (every or {})).items()}
-    return dict(zip(every, whole_numbers(0, optional=True, **{f'every {k}': v for k, v in every.items()})))
+    named = {f'every {k}': v for k, v in every.items()}
+    return dict(zip(every, whole_numbers(0, optional=True, **named)))
 
 # %% ../../nbs/apps/runs.ipynb #3eea7570
 def check_effect(o, source, team):
@@ -702,7 +708,9 @@ def workers(
 # %% ../../nbs/apps/runs.ipynb #e39f1b61
 def settle(o, team):
     "Check the settings as far as they do not need the model on its device; returns the data"
-    o.steps, o.keep, o.patience, o.bs = whole_numbers(1, optional=True, steps=o.steps, keep=o.keep, patience=o.patience or None, bs=0 if o.bs is None else o.bs)
+    o.steps, o.keep, o.patience = whole_numbers(
+        1, optional=True, steps=o.steps, keep=o.keep, patience=o.patience or None)
+    o.bs = whole('bs', o.bs, 1)
     o.seed, o.warmup = whole_numbers(0, optional=True, seed=o.seed, warmup=o.warmup)
     o.lr, o.lr_end, o.ema = map(as_real, (o.lr, o.lr_end, o.ema))
     if o.more.get('clip', 1.) is None: o.more['clip'] = math.inf
@@ -715,7 +723,8 @@ def settle(o, team):
         raise ValueError(f'bs={o.bs}: too few items in a process for accumulate={accumulate}')
     unknown = set(o.previews or {}) - {'n', 'calls', 'seed'}
     if unknown: raise ValueError(f'previews: {", ".join(unknown)}: give n, calls or seed')
-    whole_numbers(1, optional=True, **{f'previews {k}': v for k, v in (o.previews or {}).items() if k != 'seed'})
+    counted = {f'previews {k}': v for k, v in (o.previews or {}).items() if k != 'seed'}
+    whole_numbers(1, optional=True, **counted)
     check_effect(o, source, team)
     return source
 

@@ -297,7 +297,8 @@ def _(answer):
 @exercise('training', 1)
 def learnt_last(answer):
     if answer == 'large':
-        return 'At 90 degrees the best answer is one number for all. How soon does a network know it?'
+        return ('At 90 degrees the best answer is one number for all. How soon does a network '
+                'know it?')
     if answer == 'middle':
         return 'Which of the three curves above is still high after 1000 steps, and where?'
     if answer != 'small': return "Answer 'small', 'middle' or 'large'."
@@ -332,7 +333,8 @@ def _(answer):
 @exercise('fld', 3)
 def _(answer):
     if near(answer, 0, 1): return 'Measure it: the black around each digit is grey now.'
-    if not near(answer, 92, 5): return 'Give `meter` the thousand real digits as (x + 1)/2, and read FLD%.'
+    if not near(answer, 92, 5):
+        return 'Give `meter` the thousand real digits as (x + 1)/2, and read FLD%.'
 
 # %% ../../nbs/kit/exercises.ipynb #22044938
 class Pair(NamedTuple):
@@ -391,9 +393,12 @@ def _(answer):
 # %% ../../nbs/kit/exercises.ipynb #dc936763
 @exercise('likelihood', 1)
 def _(answer):
-    if near(answer, 784*math.log(2), 1): return 'Twice as wide: is each image more or less probable?'
-    if near(answer, -math.log(2), .1): return 'Every one of the 784 numbers is spread twice as wide.'
-    if not near(answer, -784*math.log(2), 1): return 'A density divides by the volume: 2 to the power of ...?'
+    if near(answer, 784*math.log(2), 1):
+        return 'Twice as wide: is each image more or less probable?'
+    if near(answer, -math.log(2), .1):
+        return 'Every one of the 784 numbers is spread twice as wide.'
+    if not near(answer, -784*math.log(2), 1):
+        return 'A density divides by the volume: 2 to the power of ...?'
 
 @exercise('likelihood', 2)
 def _(answer):

@@ -12,6 +12,7 @@ import html
 import io
 import json
 import numpy as np
+from importlib.resources import files
 from .checks import check_frames, check_several, as_number, whole
 from .pictures import check_writable, frame_picture, make_reel, step_words, write_file
 
@@ -31,26 +32,10 @@ def data_url(
     return 'data:image/png;base64,' + base64.b64encode(png(pic)).decode()
 
 # %% ../../nbs/kit/scrubber.ipynb #437959ad
-_look = """
-.diffnb-walks { display: flex; flex-wrap: wrap; gap: 6px 22px; line-height: 1.5;
-  font-variant-numeric: tabular-nums; }
-.diffnb-walks figure { display: grid; grid-template-columns: auto auto; gap: 2px 8px; margin: 0;
-  justify-content: start; }
-.diffnb-walks img { image-rendering: pixelated; display: block; max-width: none; margin: 0; }
-.diffnb-rows { display: flex; flex-direction: column; justify-content: space-around;
-  font-style: italic; }
-.diffnb-walks figure > b, .diffnb-walks figcaption { grid-column: 2; white-space: pre; }
-"""
-_names = """
-const box = this.closest('.diffnb-scrubber'); if (box) {
-  const name = (what, words) =>
-    box.querySelectorAll(what).forEach((o, i) => o.ariaLabel = words[i]);
-  name('.widget-play button', ['Play or pause', 'Back to the start', 'Play for ever']);
-  box.querySelectorAll('.widget-play button').forEach(o => o.title = o.ariaLabel);
-  name('.noUi-handle', ['Step of the walk', 'Milliseconds a frame']);
-  const pictures = [...this.closest('.diffnb-walks').querySelectorAll('img')];
-  box.querySelector('.noUi-handle').ariaValueText = pictures.map(o => o.alt).join('; ') }
-"""
+@functools.cache
+def web_file(name):
+    "What the browser gets, from the folder `web`: styles, scripts, a page"
+    return (files('diffnb')/'kit'/'web'/name).read_text(encoding='utf-8')
 
 def _words(name, shot):
     "(caption as HTML, alt text) of one step"
@@ -61,14 +46,14 @@ def _words(name, shot):
     sign = sigma.replace('inf', '&infin;')
     return f'step <b>{step}</b>   {deg:>5}&deg;   &sigma; {sign}', html.escape(alt)
 
-def _figure(name, shot, scale):
-    "One step as HTML: the picture, its caption, its alt text"
+def _figure(name, shot, scale, script=''):
+    "One step as HTML: the picture, its caption, its alt text; a script that runs when it is there"
     words, alt = _words(name, shot)
     width, height = shot.pic.width*scale, shot.pic.height*scale
     head = f'<b>{html.escape(name)}</b>' if name else ''
     rows = '<div class="diffnb-rows"><span>x</span><span>x&#770;<sub>0</sub></span></div>'
     return (f'<figure>{head}{rows}<img src="{data_url(shot.pic)}" alt="{alt}" width="{width}" '
-            f'height="{height}" decoding="sync" onload="{html.escape(_names)}">'
+            f'height="{height}" decoding="sync" onload="{html.escape(script)}">'
             f'<figcaption>{words}</figcaption></figure>')
 
 # %% ../../nbs/kit/scrubber.ipynb #ddcf6b81
@@ -117,7 +102,8 @@ def _controls(W, last, ms, start):
 
 def _rows(reel):
     "The HTML of every frame"
-    figures = {name: {i: _figure(name, s, reel.scale) for i, s in shots.items()}
+    script = web_file('widget.js')
+    figures = {name: {i: _figure(name, s, reel.scale, script) for i, s in shots.items()}
                for name, shots in reel.shots.items()}
     rows = [''.join(figures[name][i] for name, i in zip(figures, f)) for f in reel.frames]
     size = sum(map(len, rows))
@@ -146,7 +132,8 @@ def scrubber_class():
             self.play, self.slider, self.pace = _controls(W, len(reel.frames) - 1, ms, start)
             rows = [W.HTML(row, layout=wide) for row in _rows(reel)]
             self.stack = W.Stack(rows, selected_index=start, layout=wide)
-            self.note = W.HTML(f'<style>{_look}</style><small>{reel.note}</small>', layout=wide)
+            style = f'<style>{web_file("widget.css")}</style>'
+            self.note = W.HTML(f'{style}<small>{reel.note}</small>', layout=wide)
             self.links = [W.jslink((self.play, 'value'), (self.slider, 'value')),
                           W.jslink((self.slider, 'value'), (self.stack, 'selected_index')),
                           W.jslink((self.pace, 'value'), (self.play, 'interval'))]
@@ -162,76 +149,6 @@ def scrubber_class():
             if bundle is not None: bundle['image/png'] = base64.b64encode(self.fallback).decode()
             return bundle
     return Scrubber
-
-# %% ../../nbs/kit/scrubber.ipynb #6dfc11d6
-_page_look = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 1.5em auto; max-width: 60em; padding: 0 1em;
-  color: CanvasText; background: Canvas; }
-.controls { display: flex; flex-wrap: wrap; gap: .6em 1em; align-items: center; margin: 1em 0; }
-.controls input { flex: 1 1 14em; }
-button, select { font: inherit; padding: .2em .7em; }
-small { opacity: .75; }
-:focus-visible { outline: 3px solid Highlight; outline-offset: 2px; }
-"""
-
-# %% ../../nbs/kit/scrubber.ipynb #ac8c1d79
-_page = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>{style}</style></head>
-<body><h1>{title}</h1>
-<div class="diffnb-walks">{figures}</div>
-<div class="controls" hidden>
-<button id="play" type="button">Play</button>
-<label for="bar">step</label>
-<input id="bar" type="range" min="0" max="{last}" value="0" step="1">
-<span><label for="pace">speed</label> <select id="pace">
-<option value="4">quarter</option><option value="2">half</option>
-<option value="1" selected>normal</option><option value=".5">double</option></select></span>
-</div>
-<p><small>{note}Above, the mixture x; below, the denoiser's guess of the image behind it.
-Arrow keys move, Home and End jump, the space bar plays.</small></p>
-<script>const ms = {ms}, walks = {walks}, frames = {frames};{script}</script></body></html>
-"""
-
-# %% ../../nbs/kit/scrubber.ipynb #79024dca
-_page_script = """
-const get = id => document.getElementById(id), bar = get('bar'), button = get('play')
-const figures = document.querySelectorAll('figure'), last = frames.length - 1
-let timer = 0
-walks.forEach(walk => Object.values(walk).forEach(step => {
-  step.kept = new Image(); step.kept.src = step.src }))
-function show(i) {
-  i = Math.max(0, Math.min(last, i)); bar.value = i
-  figures.forEach((figure, k) => {
-    const step = walks[k][frames[i][k]], img = figure.querySelector('img')
-    img.src = step.src; img.alt = step.alt
-    figure.querySelector('figcaption').innerHTML = step.words })
-  bar.setAttribute('aria-valuetext', walks.map((walk, k) => walk[frames[i][k]].alt).join('; '))
-}
-function stop() { clearTimeout(timer); timer = 0; button.textContent = 'Play' }
-function wait() { timer = setTimeout(tick, ms*get('pace').value) }
-function tick() {
-  if (+bar.value >= last) return stop()
-  show(+bar.value + 1); wait()
-}
-function play() {
-  if (timer) return stop()
-  if (+bar.value >= last) show(0)
-  button.textContent = 'Pause'; wait()
-}
-bar.oninput = () => { stop(); show(+bar.value) }
-button.onclick = play
-document.onkeydown = event => {
-  if (event.ctrlKey || event.altKey || event.metaKey || event.target.tagName == 'SELECT') return
-  const at = +bar.value, moves = { ArrowRight: at + 1, ArrowUp: at + 1,
-    ArrowLeft: at - 1, ArrowDown: at - 1, Home: 0, End: last }
-  const to = moves[event.key]
-  if (to !== undefined) { stop(); show(to); event.preventDefault() }
-  else if (event.key == ' ' && event.target != button) { play(); event.preventDefault() }
-}
-document.querySelector('.controls').hidden = false; show(0)
-"""
 
 # %% ../../nbs/kit/scrubber.ipynb #0a96cf25
 def _shades(pic, n):
@@ -254,11 +171,10 @@ def _write_page(reel, title, ms):
              for name, shots in reel.shots.items()]
     shown = zip(reel.shots.items(), reel.frames[-1])
     figures = ''.join(_figure(name, shots[i], reel.scale) for (name, shots), i in shown)
-    return _page.format(
-        title=html.escape(title), style=_look + _page_look, ms=ms, last=len(reel.frames) - 1,
-        figures=figures.replace(html.escape(_names), ''),
-        note=reel.note + '. ' if reel.note else '',
-        walks=_safe(walks), frames=_safe(reel.frames), script=_page_script)
+    return web_file('page.html').format(
+        title=html.escape(title), look=web_file('widget.css'), style=web_file('page.css'), ms=ms,
+        last=len(reel.frames) - 1, figures=figures, note=reel.note + '. ' if reel.note else '',
+        walks=_safe(walks), frames=_safe(reel.frames), script=web_file('page.js'))
 
 # %% ../../nbs/kit/scrubber.ipynb #009dd358
 def _noted(reel, words, **changes):

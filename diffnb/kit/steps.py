@@ -103,6 +103,10 @@ class Watch:
             if self.row > allowed: refuse_step(i, items, phi)
         self.kept = []
 
+    def close(self):
+        "Take the mark back: the optimiser may be used elsewhere"
+        self.opt.__dict__.pop('found_inf', None)
+
 def reads_every(opt, device, scaler):
     "On a GPU 10 steps, if the optimiser can skip one by itself (`fused=True`); otherwise 1"
     if device.type == 'cpu' or scaler is not None: return 1
