@@ -11,9 +11,7 @@ here = Path(__file__).parent
 cfg = ConfigParser(delimiters=['='])
 cfg.read(here/'settings.ini', encoding='utf-8')
 cfg = cfg['DEFAULT']
-licenses = {'apache2': ('Apache-2.0', 'Apache Software License'),
-            'mit': ('MIT', 'MIT License'), 'bsd3': ('BSD-3-Clause', 'BSD License')}
-license, license_words = licenses[cfg['license']]
+licenses = {'apache2': 'Apache-2.0', 'mit': 'MIT', 'bsd3': 'BSD-3-Clause'}    # as SPDX names them
 statuses = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable']
 pythons = cfg['python_versions'].split()
 home, docs = cfg['git_url'], cfg['doc_host'] + cfg['doc_baseurl']
@@ -51,11 +49,10 @@ class WithResults(build_py):
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'],
     keywords=cfg['keywords'].split(),
-    author=cfg['author'], license=license, url=home,
+    author=cfg['author'], license_expression=licenses[cfg['license']], url=home,
     project_urls={'Documentation': docs, 'Source': home, 'Issues': f'{home}/issues',
                   'Changelog': f'{blob}/CHANGELOG.md'},
     classifiers=[f"Development Status :: {statuses[int(cfg['status']) - 1]}",
-                 f'License :: OSI Approved :: {license_words}',
                  f"Natural Language :: {cfg['language']}",
                  'Programming Language :: Python :: 3 :: Only',
                  *(f'Programming Language :: Python :: {v}' for v in pythons),

@@ -128,3 +128,9 @@ def test_the_named_pythons_begin_with_the_lowest():
 def test_a_script_has_a_line_of_its_own():
     "nbdev-migrate-config stops at several scripts in one line"
     assert all(line.count('=') == 1 for line in settings['console_scripts'].splitlines())
+
+
+def test_what_a_notebook_writes_is_not_kept_beside_it():
+    r = subprocess.run(['git', 'ls-files', 'nbs'], cwd=root, capture_output=True, text=True)
+    if r.returncode: pytest.skip('not a git repository')
+    assert {Path(name).suffix for name in r.stdout.splitlines()} == {'.ipynb', '.png'}, r.stdout

@@ -11,6 +11,7 @@ import diffnb
 assert 'site-packages' in diffnb.__file__, diffnb.__file__
 assert Path(diffnb.__file__).with_name('py.typed').exists()
 said = metadata('diffnb')
+assert said['License-Expression'] == 'Apache-2.0', said['License-Expression']
 pictures = re.findall(r'!\[[^]]*\]\(([^)]+)\)', said.get('Description') or said.get_payload())
 assert pictures and all(p.startswith('https://') for p in pictures), pictures
 kept = sorted({Path(f).parts[0] for f in files('diffnb')} - {'..'})
