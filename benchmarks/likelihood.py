@@ -101,22 +101,23 @@ fewer = {'digits': 60, 'drawn': 30, 'drawn, cleaned': 30, 'empty page': 4, 'trai
          'photographs': 6, 'noise': 4, 'grey page': 4, 'white page': 4}
 
 
+def missing(section):
+    "Names and numbers of images of the rows that a section does not have yet"
+    there = common.noted('likelihood').get(section, {})
+    return [(name, n) for name, n in fewer.items() if name not in there]
+
+
 def sharp(model):
-    "Fewer images, with twice the steps; and whether twice as many again change anything"
-    paths = {n: path(karras(sigma=(.002, 80)), n) for n in (32, 64)}
-    for name, n in fewer.items():
-        bits, seconds = judged(model, images(name)[:n], paths[32])
+    "Fewer images, with twice the steps; rows that are there already are kept"
+    for name, n in missing('sharp'):
+        bits, seconds = judged(model, images(name)[:n], path(karras(sigma=(.002, 80)), 32))
         note('sharp', name, row(bits, seconds, steps=32, calls=128))
-    some = images('digits')[:10]
-    (few, _), (many, seconds) = (judged(model, some, p) for p in paths.values())
-    change = (many - few).mean().item(), ((many - few).std()/len(some)**.5).item()
-    note('steps', '64', row(many, seconds, steps=64, calls=256, more_than_32=change))
 
 
 def paired(model):
-    "The images of four rows of `sharp` with 16 steps, so that the two can be compared"
-    for name in 'digits', 'drawn', 'drawn, cleaned', 'empty page':
-        bits, seconds = judged(model, images(name)[:fewer[name]])
+    "The same images with 16 steps, so that the two can be compared"
+    for name, n in missing('paired'):
+        bits, seconds = judged(model, images(name)[:n])
         note('paired', name, row(bits, seconds, steps=16, calls=64))
 
 
