@@ -6,8 +6,8 @@ results/likelihood.json, with two pictures. Needs MNIST and CIFAR-10 in DIFFNB_D
     python benchmarks/likelihood.py 'digits'    some rows
     python benchmarks/likelihood.py sharp       fewer images with 32 steps instead of 16, 3 minutes
     python benchmarks/likelihood.py paired      the same fewer images with 16 steps, 2 minutes
-    python benchmarks/likelihood.py finest      a few images with 32 steps and with 64, 3 minutes
-    python benchmarks/likelihood.py rank        how many drawn digits are less dense than a page
+    python benchmarks/likelihood.py finest      twenty digits with 32 steps and with 64, 2 minutes
+    python benchmarks/likelihood.py rank        how many drawn digits are less dense than an empty page
 """
 import argparse
 import math
@@ -123,12 +123,11 @@ def paired(model):
 
 def finest(model):
     "Whether 64 steps change what 32 say: the same images, the same probes"
-    ways = {n: path(karras(sigma=(.002, 80)), n) for n in (32, 64)}
-    for name, n in (('digits', 20), ('drawn', 10), ('empty page', 4)):
-        few, many = (judged(model, images(name)[:n], way)[0] for way in ways.values())
-        note('finest', name, dict(
-            n=n, bits_32=few.mean().item(), bits_64=many.mean().item(),
-            more=(many - few).mean().item(), se=((many - few).std()/n**.5).item()))
+    some = images('digits')[:20]
+    few, many = (judged(model, some, path(karras(sigma=(.002, 80)), n))[0] for n in (32, 64))
+    note('finest', 'digits', dict(
+        n=len(some), bits_32=few.mean().item(), bits_64=many.mean().item(),
+        more=(many - few).mean().item(), se=((many - few).std()/len(some)**.5).item()))
 
 
 def rank(model, n=100, pages=8):

@@ -152,7 +152,7 @@ def test_the_text_says_what_was_measured():
         assert rows['paired'][name]['n'] == row['n']
         assert f'| {row["n"]} | {both[0]} | {both[1]} |' in text, name
     assert f'8 steps give {rows["steps"]["8"]["bits"]:.2f}' in text
-    page, bound = rows['rank']['empty page'], rows['bound']['digits']
+    page = rows['rank']['empty page']
     said = f'Of {page["n"]} digits that the model draws, {page["less_dense"]} have a lower density'
     assert said in text and sum(b > page['page'] for b in page['each']) == page['less_dense']
     finest = rows['finest']['digits']
@@ -160,7 +160,8 @@ def test_the_text_says_what_was_measured():
 
 
 def test_the_bits_of_the_bound_are_where_the_text_says():
-    kept = json.loads((root/'results'/'likelihood.json').read_text(encoding='utf-8'))['bound']['digits']
+    rows = json.loads((root/'results'/'likelihood.json').read_text(encoding='utf-8'))
+    kept = rows['bound']['digits']
     text = (root/'nbs'/'15_likelihood.ipynb').read_text(encoding='utf-8')
     phi, loss = (torch.tensor(kept['by_angle'][name]).double() for name in ('phi', 'loss'))
     each = -math.log2(math.sin(kept['first']))/len(phi)*loss
