@@ -6,6 +6,8 @@ results/likelihood.json, with two pictures. Needs MNIST and CIFAR-10 in DIFFNB_D
     python benchmarks/likelihood.py 'digits'    some rows
     python benchmarks/likelihood.py sharp       fewer images with 32 steps instead of 16, 3 minutes
     python benchmarks/likelihood.py paired      the same fewer images with 16 steps, 2 minutes
+    python benchmarks/likelihood.py finest      twenty digits with 32 steps and with 64, 2 minutes
+    python benchmarks/likelihood.py rank        how many drawn digits are less dense than an empty page
 """
 import argparse
 import math
@@ -76,43 +78,68 @@ def images(name):
 
 @torch.no_grad()
 def bound(model, x, first=.0023, n=100, batch=100):
-    "The variational bound in bits per dimension, from the loss by angle: angles even in log sin"
+    """The variational bound in bits per dimension, from the loss by angle: angles even in log sin.
+    And the angles, and the loss at each of them, the mean over all numbers of all items"""
     g = torch.Generator().manual_seed(0)
     lo = math.log(math.sin(first))
     phis = ((torch.arange(n).double() + .5)/n*-lo + lo).exp().asin()
-    out = []
+    out, losses = [], torch.zeros(n).double()
     for part in x.split(batch):
         x0, error = dequantise(part, generator=g).float(), 0.
-        for phi in phis.tolist():
+        for i, phi in enumerate(phis.tolist()):
             eps = torch.randn(x0.shape, generator=g)
             mixed = math.cos(phi)*x0 + math.sin(phi)*eps
             off = math.cos(phi)*eps - math.sin(phi)*x0 - velocity(model, mixed, phi)
-            error = error + off.double().square().flatten(1).sum(1)*-lo/n
+            squares = off.double().square().flatten(1).sum(1)
+            error = error + squares*-lo/n
+            losses[i] += squares.sum()/dims/len(x)
         out.append(error + dims/2*(1 + math.log(2*math.pi*math.tan(first)**2)))
-    return bits_per_dim(-torch.cat(out), dims)
+    return bits_per_dim(-torch.cat(out), dims), phis, losses
 
 
 fewer = {'digits': 60, 'drawn': 30, 'drawn, cleaned': 30, 'empty page': 4, 'training digits': 60,
          'photographs': 6, 'noise': 4, 'grey page': 4, 'white page': 4}
 
 
+def missing(section):
+    "Names and numbers of images of the rows that a section does not have yet"
+    there = common.noted('likelihood').get(section, {})
+    return [(name, n) for name, n in fewer.items() if name not in there]
+
+
 def sharp(model):
-    "Fewer images, with twice the steps; and whether twice as many again change anything"
-    paths = {n: path(karras(sigma=(.002, 80)), n) for n in (32, 64)}
-    for name, n in fewer.items():
-        bits, seconds = judged(model, images(name)[:n], paths[32])
+    "Fewer images, with twice the steps; rows that are there already are kept"
+    for name, n in missing('sharp'):
+        bits, seconds = judged(model, images(name)[:n], path(karras(sigma=(.002, 80)), 32))
         note('sharp', name, row(bits, seconds, steps=32, calls=128))
-    some = images('digits')[:10]
-    (few, _), (many, seconds) = (judged(model, some, p) for p in paths.values())
-    change = (many - few).mean().item(), ((many - few).std()/len(some)**.5).item()
-    note('steps', '64', row(many, seconds, steps=64, calls=256, more_than_32=change))
 
 
 def paired(model):
-    "The images of four rows of `sharp` with 16 steps, so that the two can be compared"
-    for name in 'digits', 'drawn', 'drawn, cleaned', 'empty page':
-        bits, seconds = judged(model, images(name)[:fewer[name]])
+    "The same images with 16 steps, so that the two can be compared"
+    for name, n in missing('paired'):
+        bits, seconds = judged(model, images(name)[:n])
         note('paired', name, row(bits, seconds, steps=16, calls=64))
+
+
+def finest(model):
+    "Whether 64 steps change what 32 say: the same images, the same probes"
+    some = images('digits')[:20]
+    few, many = (judged(model, some, path(karras(sigma=(.002, 80)), n))[0] for n in (32, 64))
+    note('finest', 'digits', dict(
+        n=len(some), bits_32=few.mean().item(), bits_64=many.mean().item(),
+        more=(many - few).mean().item(), se=((many - few).std()/len(some)**.5).item()))
+
+
+def rank(model, n=100, pages=8):
+    "How many of the digits that the model draws are less dense than an empty page, with 32 steps"
+    way = path(karras(sigma=(.002, 80)), 32)
+    page, _ = judged(model, images('empty page')[:pages], way)
+    drawn, seconds = judged(model, images('drawn')[:n], way)
+    less = (drawn > page.mean()).sum().item()
+    note('rank', 'empty page', dict(
+        n=n, pages=pages, page=page.mean().item(), page_se=(page.std()/pages**.5).item(),
+        less_dense=less, drawn=drawn.mean().item(), drawn_sd=drawn.std().item(), steps=32,
+        seconds=round(seconds), each=[round(b, 3) for b in drawn.tolist()]))
 
 
 names = ['digits', 'training digits', 'drawn', 'photographs', 'noise', 'empty page', 'grey page',
@@ -133,10 +160,14 @@ def main():
                 note('steps', str(steps), row(bits, seconds, steps=steps, calls=4*steps))
         elif name == 'sharp': sharp(model)
         elif name == 'paired': paired(model)
+        elif name == 'finest': finest(model)
+        elif name == 'rank': rank(model)
         elif name == 'bound':
             begun = time.time()
-            bits = bound(model, images('digits')[:300])
-            note('bound', 'digits', row(bits, time.time() - begun, angles=100, first=.0023))
+            bits, phis, losses = bound(model, images('digits')[:300])
+            by_angle = dict(phi=phis.tolist(), loss=losses.tolist())
+            note('bound', 'digits',
+                 row(bits, time.time() - begun, angles=100, first=.0023, by_angle=by_angle))
         else:
             x = images(name)
             bits, seconds = judged(model, x)

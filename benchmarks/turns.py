@@ -230,20 +230,13 @@ def before(names, n, counts=calls):
 
 
 def table(record):
-    "What was measured, as the lesson shows it"
-    lines = ['| calls | taught by paths: FLD% | precision | recall | taught by itself: FLD% | '
-             "the teacher's DDIM: FLD% |", '|---|---|---|---|---|---|']
-    def percent(r): return f'{r["percent"]:.2f} ± {r["percent_se"]:.2f}'
-    for k in calls:
-        rows = (record.get(section, {}).get(f'{name}, {k}') for section, name in
-                (('turns', 'told'), ('turns', 'unlabelled'), ('ddim', 'mnist')))
-        told, own, old = rows
-        if None in (told, own, old): continue
-        lines.append(f'| {k} | {percent(told)} | {told["precision"]:.2f} | {told["recall"]:.2f} | '
-                     f'{percent(own)} | {percent(old)} |')
-    r = record.get('paths', {}).get('told')
-    if r:
-        lines.append(f'| the paths, 16 | {percent(r)} | {r["precision"]:.2f} | {r["recall"]:.2f} | | |')
+    "The student of the paths, as the lesson shows it"
+    lines = ['| calls | FLD% | precision | recall |', '|---|---|---|---|']
+    rows = [(k, record.get('turns', {}).get(f'told, {k}')) for k in calls]
+    for k, r in [*rows, ('the paths, 16', record.get('paths', {}).get('told'))]:
+        if r is None: continue
+        lines.append(f'| {k} | {r["percent"]:.2f} ± {r["percent_se"]:.2f} | {r["precision"]:.2f} | '
+                     f'{r["recall"]:.2f} |')
     return '\n'.join(lines)
 
 

@@ -131,7 +131,7 @@ class Turner(Denoiser):
         check_takes_turn(unwrap(net), self.target)
         self.every = whole('every', every, 0)
         self.levels = whole('levels', levels, 1)
-        self.teacher = self.source = self.paths = None
+        self.average = self.source = self.paths = None
 
     def predict(self, x, phi, cond=None, turn=None):
         "The direction of a turn from `phi`; without a turn, of `phi.turn`; of none for an angle"
@@ -142,7 +142,7 @@ class Turner(Denoiser):
 
     def follow(self, average):
         "Take the doubled turns from these averaged weights; None: from its own weights"
-        self.teacher = None if average is None else lambda *a: average.module.predict(*a)
+        self.average = None if average is None else lambda *a: average.module.predict(*a)
 
     def learn_from(self, denoise):
         "Take `v` from a denoiser `(x, phi, cond) -> Guess`; None: from the noise that was mixed in"
@@ -176,7 +176,7 @@ class Turner(Denoiser):
         "What the network should say: `v`, and for some items, a turn made of two"
         if self.source is None: goal = aim(x0, eps, phi, 'v')
         else: goal = aim(*self.source(x, phi, cond), phi, 'v')
-        y, direction = None if cond is None else cond[some], self.teacher or self.predict
+        y, direction = None if cond is None else cond[some], self.average or self.predict
         goal[some] = doubled(direction, x[some], phi[some], turn[some], y).to(goal)
         return goal
 

@@ -195,7 +195,7 @@ def test_the_targets_come_from_the_average():
     with torch.no_grad(): assert_close(goal(), doubled(average.module.predict, x, phi, turn))
     model.follow(None)
     with torch.no_grad(): assert_close(goal(), doubled(model.predict, x, phi, turn))
-    assert not any('teacher' in k for k in model.state_dict())
+    assert not any('average' in k for k in model.state_dict())
 
 
 def test_v_can_come_from_another_model():
@@ -219,7 +219,7 @@ def test_fit_shows_it_the_average(monkeypatch):
     monkeypatch.setattr(Turner, 'follow', watched)
     model = fitted(2)
     assert len(seen) == 2 and isinstance(seen[0], EMA) and seen[1] is None
-    assert model.teacher is None
+    assert model.average is None
 
 
 def test_a_run_goes_on_to_the_bit(tmp_path):
@@ -310,6 +310,14 @@ def test_the_table_says_what_was_measured(monkeypatch):
     assert said.count('\n') > 3 and any(said in ''.join(c['source']) for c in cells)
     for more in (benchmark.guided_table(record), benchmark.table_of_tries(record)):
         assert more.count('\n') >= 4 and any(more in ''.join(c['source']) for c in cells)
+    text = ''.join(''.join(c['source']) for c in cells)
+    own = [f'{record["turns"][f"unlabelled, {k}"]["percent"]:.2f} ± '
+           f'{record["turns"][f"unlabelled, {k}"]["percent_se"]:.2f} with' for k in (1, 2)]
+    assert f'{own[0]} one, {own[1]} two' in text
+    told, ends = record['turns']['told, 8']['percent'], record['paths']['told']['percent']
+    assert f'({told:.2f} and {ends:.2f})' in text and round(told/ends, 1) == 1.4
+    mean = record['ddim']['mnist, 1']
+    assert f'a precision of {mean["precision"]:.2f}, and a recall of {mean["recall"]:.0f}' in text
 
 
 def test_the_times_are_those_that_were_measured():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from diffnb.apps.checkpoints import load
 from diffnb.denoiser import Denoiser
 from diffnb.kit.exercises import judge
 from diffnb.likelihood import bits_per_dim, dequantise, log_likelihood, velocity
@@ -147,7 +148,28 @@ def test_the_text_says_what_was_measured():
     assert f'{rows["bound"]["digits"]["bits"]:.2f}' in text
     for name, row in rows['sharp'].items():
         assert f'| {row["bits"]:.2f} ± {max(row["se"], .01):.2f} |' in text, name
-        both = [f'{r["bits"]:.2f} ± {max(r["se"], .01):.2f}' for r in (rows['paired'][name], row)]
+        both = [f'{r["bits"]:.2f} ± {max(r["se"], .01):.2f}' for r in (row, rows['paired'][name])]
         assert rows['paired'][name]['n'] == row['n']
         assert f'| {row["n"]} | {both[0]} | {both[1]} |' in text, name
     assert f'8 steps give {rows["steps"]["8"]["bits"]:.2f}' in text
+    page = rows['rank']['empty page']
+    said = f'Of {page["n"]} digits that the model draws, {page["less_dense"]} have a lower density'
+    assert said in text and sum(b > page['page'] for b in page['each']) == page['less_dense']
+    finest = rows['finest']['digits']
+    assert f'With 64 steps, {finest["n"]} digits take only {finest["more"]:.3f} more' in text
+
+
+def test_the_bits_of_the_bound_are_where_the_text_says():
+    rows = json.loads((root/'results'/'likelihood.json').read_text(encoding='utf-8'))
+    kept = rows['bound']['digits']
+    text = (root/'nbs'/'15_likelihood.ipynb').read_text(encoding='utf-8')
+    phi, loss = (torch.tensor(kept['by_angle'][name]).double() for name in ('phi', 'loss'))
+    each = -math.log2(math.sin(kept['first']))/len(phi)*loss
+    rest = kept['bits'] - each.sum().item()
+    assert f'The whole area is {each.sum():.2f} bits, and {rest:.2f}'.replace(' 0.', ' .') in text
+    small = phi < float(load('mnist').schedule(0.))
+    assert f'{each[small].sum():.2f} are spent below {math.degrees(phi[small].max()):.1f}' in text
+    high = f'{each[phi > math.radians(20)].sum():.2f}'.lstrip('0')
+    assert f'which digit this will be, costs {high}.' in text
+    last = (1 + math.log(2*math.pi*math.tan(kept['first'])**2))/2                # nats a number
+    assert abs(bits_per_dim(-torch.tensor([last]), 1).item() - rest) < 1e-3
