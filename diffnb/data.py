@@ -85,23 +85,27 @@ def show_points(
     ax.scatter(*x.numpy().T, s=s, **kwargs)
     return ax
 
+# %% ../nbs/01_data.ipynb #84fb5a81
+def in_short(images):
+    "Shapes instead of numbers"
+    parts = []
+    for name, t in (('x', images.x), ('y', images.y)):
+        if isinstance(t, Tensor):
+            parts.append(f'{name}: {str(t.dtype)[6:]} {tuple(t.shape)}')
+    if images.names:
+        names = [as_text(n) for n in images.names]
+        if len(names) > 6:
+            names = [*names[:3], '...', names[-1]]
+        parts.append(f'names: {" ".join(names)}')
+    return f'Images({", ".join(parts)})'
+
 # %% ../nbs/01_data.ipynb #fdbe09e1
 class Images(NamedTuple):
     "Images of one size, their labels, and what the labels mean"
     x:Tensor          # `(N, C, H, W)` uint8, 0 is black, 255 is white; C is 1 (grey) or 3 (RGB)
     y:Tensor=None     # Labels `(N,)` int64, -1 is "no label"; None when there are none
     names:list=None   # `names[y]` is what label `y` is called
-    def __repr__(self): # shapes instead of 60,000 images number by number
-        parts = []
-        for name, t in (('x', self.x), ('y', self.y)):
-            if isinstance(t, Tensor):
-                parts.append(f'{name}: {str(t.dtype)[6:]} {tuple(t.shape)}')
-        if self.names:
-            names = [as_text(n) for n in self.names]
-            if len(names) > 6:
-                names = [*names[:3], '...', names[-1]]
-            parts.append(f'names: {" ".join(names)}')
-        return f'Images({", ".join(parts)})'
+    def __repr__(self): return in_short(self)   # not 60,000 images number by number
 
 # %% ../nbs/01_data.ipynb #c99e69b1
 @functools.lru_cache(8)
