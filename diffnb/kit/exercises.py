@@ -195,9 +195,10 @@ def stale_noise(answer):
 # %% ../../nbs/kit/exercises.ipynb #b3049284
 @exercise('trajectories', 1)
 def _(answer):
-    if near(answer, 1, 0): return None
-    if near(answer, 12, 0): return 'What is random in a step of DDIM?'
-    return 'All branches start from the same mixture. Where could they part?'
+    if near(answer, 7, 1): return None
+    if near(answer, 12, 0): return 'These are twelve starts, not one start twelve times.'
+    if near(answer, 1, 1): return 'Most of the old noise is still there. Does none of it count?'
+    return 'Count the fours: classify(end.clamp(-1, 1)).argmax(1) == 4.'
 
 @exercise('trajectories', 2)
 def _(answer):
