@@ -6,6 +6,7 @@ many training digits and with few.
     python benchmarks/transformer.py speed          milliseconds a step of each
     python benchmarks/transformer.py                MNIST, all rows, about half an hour of one core
     python benchmarks/transformer.py 'U-Net'        some of them
+    python benchmarks/transformer.py longer         one of them, trained for three times as long
     python benchmarks/transformer.py digits         the built-in digits, five minutes of one core
     python benchmarks/transformer.py pace           what a step of each costs, two minutes
     python benchmarks/transformer.py parts          networks that lack a part each, three minutes
@@ -20,6 +21,7 @@ import torch
 
 import common
 from common import results
+from diffnb.apps.checkpoints import load
 from diffnb.apps.datasets import load_data
 from diffnb.apps.generation import generate
 from diffnb.apps.optim import Muon
@@ -72,8 +74,21 @@ def trained(name, n):
     return model
 
 
-def row(name, n):
-    model = trained(name, n)
+def longer(name='transformer, patch 4', n=4000):
+    "The network of the last row, for n steps more, with a rate that rises and falls anew"
+    before, folder = steps[name][0], runs/f'{name} longer'.replace(' ', '_')
+    model = load(runs/f'{name} {before}'.replace(' ', '_'))
+    fit(model, load_data('mnist')._replace(y=None), steps=n, bs=128, opt=Muon, lr=3e-3, ema=.998,
+        folder=folder, resume=any(folder.glob('state-*')), every=dict(save=250), keep=1, seed=1,
+        progress=False)
+    measure(name, before + n, model)
+
+
+def row(name, n): measure(name, n, trained(name, n))
+
+
+def measure(name, n, model):
+    "Loss and FLD of a network after n steps, and a sheet of its digits"
     test = load_data('mnist', 'test', n=2000)._replace(y=None)
     losses, phi = validate(model, test, n=2000)
     degrees, curve = by_angle(losses, phi, bins=9)
@@ -262,6 +277,7 @@ def main():
     torch.set_num_threads(1)
     if a.names == ['digits']: return all_digits()
     if a.names == ['parts']: return all_parts()
+    if a.names == ['longer']: return longer()
     if a.names == ['pace']:
         for kind in paces: pace(kind)
         return
