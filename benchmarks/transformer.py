@@ -7,8 +7,8 @@ many training digits and with few.
     python benchmarks/transformer.py                MNIST, all rows, about half an hour of one core
     python benchmarks/transformer.py 'U-Net'        some of them
     python benchmarks/transformer.py longer         one of them, trained for three times as long
-    python benchmarks/transformer.py digits         the built-in digits, five minutes of one core
     python benchmarks/transformer.py pace           what a step of each costs, two minutes
+    python benchmarks/transformer.py digits         after it: the built-in digits, eight minutes
     python benchmarks/transformer.py parts          networks that lack a part each, three minutes
     python benchmarks/transformer.py table          the tables of the lesson
 """
@@ -110,25 +110,12 @@ small = {                                                       # 244,841 and 25
     'U-Net':       partial(UNet, 1, width=20, mults=(1, 2, 2)),
     'transformer': partial(Transformer, 1, patch=4, width=64, depth=3),
 }
-many, few, seconds = 1000, 100, 15
+many, few, seconds = 1000, 100, 30
 
 
 def digits():
     "The 1,000 training digits, and the 797 others"
     return to_float(load_data('digits').x), to_float(load_data('digits', 'test').x)
-
-
-def ms_a_step(name, n=20):
-    "Milliseconds of one core for a step, without the first five"
-    model, x, times = Denoiser(small[name]()), torch.randn(128, 1, 16, 16), []
-    opt = torch.optim.AdamW(model.parameters())
-    for _ in range(n):
-        begun = time.process_time()
-        model.loss(x).mean().backward()
-        opt.step()
-        opt.zero_grad()
-        times.append(time.process_time() - begun)
-    return 1e3*statistics.median(times[5:])
 
 
 def pace(kind, rounds=7, n=5):
@@ -162,7 +149,7 @@ def some_steps(model, opt, x, n):
 def small_fit(net, n, seed, steps):
     "Train on n digits; the loss on those that were kept out, with three noises each"
     seen, kept = digits()
-    model = fit(Denoiser(net), seen[:n], steps=steps, bs=128, lr=3e-3, ema=.99, seed=seed,
+    model = fit(Denoiser(net), seen[:n], steps=steps, bs=min(n, 128), lr=3e-3, ema=.99, seed=seed,
                 progress=False)
     parts = [validate(model, kept, n=len(kept), seed=s) for s in range(3)]
     return model, *(torch.cat(part) for part in zip(*parts))
@@ -175,8 +162,8 @@ def small_row(name, n, seed, steps):
     model, losses, phi = small_fit(small[name](), n, seed, steps)
     used = time.process_time() - begun
     degrees, curve = by_angle(losses, phi, bins=9)
-    row = dict(parameters=sum(p.numel() for p in model.net.parameters()), steps=steps, bs=128,
-               n_train=n, training_seed=seed, cpu_seconds=round(used, 1),
+    row = dict(parameters=sum(p.numel() for p in model.net.parameters()), steps=steps,
+               bs=min(n, 128), n_train=n, training_seed=seed, cpu_seconds=round(used, 1),
                valid_loss=losses.mean().item(), degrees=degrees.tolist(),
                loss_by_angle=curve.tolist())
     if n == many:
@@ -186,7 +173,7 @@ def small_row(name, n, seed, steps):
 
 
 def all_digits():
-    pace = {name: ms_a_step(name) for name in small}
+    pace = common.noted('transformer')['pace']['digits']['ms']
     for seed in range(3):
         for n in many, few:
             for name in small: small_row(name, n, seed, round(1e3*seconds/pace[name]))
