@@ -158,7 +158,7 @@ def model_of(o, name):
     "The model before its first step"
     model = beginning(o['begin'])
     if o['begin'] in plan: return model
-    return as_turner(model, every=o['every'], levels=o['levels'])
+    return as_turner(model, every=o['every'], levels=o['levels'], guided=o.get('w', 1.) != 1.)
 
 
 def train(name):
