@@ -40,17 +40,32 @@ def curve(what, name, given):
     return part(what, name, given, takes)
 
 # %% ../../nbs/apps/cli.ipynb #e0d41cab
+def arguments(kind):
+    "What a class is made with; where it hands the rest on, what its base is made with too"
+    own = inspect.signature(kind).parameters
+    takes = [k for k, p in own.items() if p.kind is not p.VAR_KEYWORD]
+    if len(takes) == len(own): return takes
+    return takes + [k for k in arguments(kind.__base__) if k not in takes]
+
+def counted(o):
+    "The schedule whose steps a network counts: that of the training"
+    from diffnb.kit.curves import schedules
+    require('T' in inspect.signature(schedules[o.schedule].fn).parameters, f'net: {o.net} counts '
+            f'the steps of its schedule, and {o.schedule} has none: add --schedule linear_beta')
+    return curve('schedule_args', o.schedule, o.schedule_args)
+
 def network(o, data):
     "The description of the network, for this data"
     from diffnb.apps.checkpoints import known
     shape, points = tuple(data.x.shape[1:]), data.x.ndim == 2
     name = o.net or ('MLP' if points else 'UNet')
-    takes = list(inspect.signature(known[name]).parameters)
+    takes = arguments(known[name])
     use = 'MLP is for points' if points else 'UNet is for images'
     require(('dim' in takes) == points, f'net: {name} is not for items of shape {shape}: {use}')
     own = {'dim' if points else 'channels': shape[0]}
     if o.labels and data.y is not None and 'classes' in takes:
         own['classes'] = len(data.names) if data.names else int(data.y.max()) + 1
+    if name == 'DDPMUNet': own['schedule'] = counted(o)
     return part('net_args', name, own | o.net_args, takes)
 
 def fresh(o, data):
@@ -140,7 +155,7 @@ def fit_settings(o, device):
     return how
 
 # %% ../../nbs/apps/cli.ipynb #60babe4d
-Network    = one_of('MLP', 'UNet', 'UNetFixed', 'ResidualUNet', 'Transformer')
+Network    = one_of('MLP', 'UNet', 'UNetFixed', 'DDPMUNet', 'ResidualUNet', 'Transformer')
 Target     = one_of('x0', 'eps', 'v', 'flow')
 of_path    = ('cosine', 'linear_beta', 'quadratic_beta', 'constant_beta', 'cosine_beta', 'karras',
               'flow')
