@@ -271,7 +271,7 @@ def taken_apart(record):
              '|---|---|---|---|---|']
     def said(r): return f'{r["percent"]:.2f} ± {r["percent_se"]:.2f} | {r["recall"]:.2f}'
     for k in calls:
-        rows = [record.get('turns', {}).get(f'{name}-short, {k}') for name in ('labelled', 'guided')]
+        rows = [record.get('turns', {}).get(f'{name}-short, {k}, n 2000') for name in ('labelled', 'guided')]
         if None not in rows: lines.append(f'| {k} | {said(rows[0])} | {said(rows[1])} |')
     ends = [record.get('paths', {}).get(f'{name}-short') for name in ('labelled', 'guided')]
     if None not in ends: lines.append(f'| the paths, 16 | {said(ends[0])} | {said(ends[1])} |')
