@@ -55,7 +55,7 @@ def manner(
     calls=None,   # Evaluations of the denoiser; None: as the model has it, or 20
     sampler=None, # A sampler; None: that of the model, or `dpmpp`
 ):                # calls, sampler
-    "How a model is drawn: as it is told, or else as it brings it with it (`Turner`)"
+    "How to draw with a model: as asked, else as it brings itself (`Turner`), else as usual"
     model = unwrap_denoiser(model)
     own = getattr(model, 'sampler', dpmpp)
     if sampler is None: sampler = own
@@ -286,8 +286,8 @@ def generate(
     n:int=None,    # How many images; None: as many as there are labels or seeds, or 16
     cond=None,     # A label or its name, for all or one for each; pictures `(n, C, H, W)`; or None
     w=None,        # As in `conditioned`: None for labels is 3, at 20 to 60 degrees
-    calls=None,    # Evaluations of the denoiser per image (NFE), guidance makes it two each; or 20
-    sampler=None,  # `ddim`, `ddpm`, `heun`, any other; None: `dpmpp`, or what a model brings
+    calls=None,    # Calls of the denoiser per image (NFE), guided ones are two each; None: 20,
+    sampler=None,  # by `dpmpp`, or what a model brings; or `ddim`, `ddpm`, `heun`, any other
     clip=True,     # Keep each guess within the limits of an image: True, 'dynamic' or False
     seeds=None,    # None: fresh ones; a number: that one and those after it; or a list
     batch=None,    # Images at a time; None: 32 on a CPU, 256 elsewhere
