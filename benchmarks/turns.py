@@ -9,7 +9,8 @@ A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA.
     python benchmarks/turns.py before                 the teachers: DDIM at as many calls
     python benchmarks/turns.py ship told guided       write diffnb/mnist-turns(-labels).safetensors
     python benchmarks/turns.py shipped                measure that from its file
-    python benchmarks/turns.py table                  the table of the lesson
+    python benchmarks/turns.py train labelled-short guided-short    is it the label, or the guidance?
+    python benchmarks/turns.py table                  the tables of the lesson
     python benchmarks/turns.py try                    600 steps of each variant of the recipe
     python benchmarks/turns.py tries                  the table of that
     python benchmarks/turns.py time                   ten guided digits: one call beside 20 guided ones
@@ -46,6 +47,10 @@ plan = {                       # name: settings of a run; `begin` is a shipped m
     'unlabelled': dict(base, steps=6000),                      # doubles its own turns
     'told': dict(base, steps=12_000, paths=20_000),            # learns the turns of its teacher
     'guided': dict(base, begin='mnist-labels', steps=3000, paths=10_000, w=3.),
+}
+plan |= {                      # is it the label, or the guidance? a sixth of the steps for each
+    'guided-short': dict(plan['guided'], steps=500),
+    'labelled-short': dict(plan['guided'], steps=500, w=1.),
 }
 
 short = dict(base, steps=600, warmup=50)
@@ -101,6 +106,11 @@ def kept_paths(fname, *how):
     return Paths(**load_file(fname))
 
 
+def paths_file(name):
+    "Where the paths of a run are kept; a short run shares those of the long one"
+    return runs/f'paths-{name.removesuffix("-short")}.safetensors'
+
+
 def from_stops(phi, some, top, levels):
     """`few_steps.some_turns`, from the stops of a walk in equal turns, give or take two degrees,
     rather than from anywhere"""
@@ -148,7 +158,7 @@ def model_of(o, name):
     "The model before its first step"
     model = beginning(o['begin'])
     if o['begin'] in plan: return model
-    return as_turner(model, every=o['every'], levels=o['levels'])
+    return as_turner(model, every=o['every'], levels=o['levels'], guided=o.get('w', 1.) != 1.)
 
 
 def train(name):
@@ -156,7 +166,7 @@ def train(name):
     o, folder = dict(plan[name]), runs/name
     model = model_of(o, name)
     if 'paths' in o:
-        model.learn_paths(kept_paths(runs/f'paths-{name}.safetensors', o.pop('paths'), o.pop('w', None)))
+        model.learn_paths(kept_paths(paths_file(name), o.pop('paths'), o.pop('w', None)))
     data = load_data('mnist')
     if not model.classes: data = data._replace(y=None)
     for key in ('begin', 'every', 'levels'): o.pop(key)
@@ -215,7 +225,7 @@ def measure(name, n, eta=(0.,), counts=calls, seed=0):
 def ends(name, n):
     "Where the stored paths arrive: no student can do better"
     o = plan[name]
-    paths = kept_paths(runs/f'paths-{name}.safetensors', o['paths'], o.get('w'))
+    paths = kept_paths(paths_file(name), o['paths'], o.get('w'))
     labels = None if paths.cond is None else paths.cond[:n]
     row = measured(paths.stops[:n, -1].float().clamp(-1, 1), labels)
     note('paths', name, dict(row, calls=len(paths.angles) - 1))
@@ -237,6 +247,19 @@ def table(record):
         if r is None: continue
         lines.append(f'| {k} | {r["percent"]:.2f} ± {r["percent_se"]:.2f} | {r["precision"]:.2f} | '
                      f'{r["recall"]:.2f} |')
+    return '\n'.join(lines)
+
+
+def taken_apart(record):
+    "Labels without guidance and with it, 500 steps each"
+    lines = ['| calls | labels alone: FLD% | recall | labels and guidance: FLD% | recall |',
+             '|---|---|---|---|---|']
+    def said(r): return f'{r["percent"]:.2f} ± {r["percent_se"]:.2f} | {r["recall"]:.2f}'
+    for k in calls:
+        rows = [record.get('turns', {}).get(f'{name}-short, {k}, n 2000') for name in ('labelled', 'guided')]
+        if None not in rows: lines.append(f'| {k} | {said(rows[0])} | {said(rows[1])} |')
+    ends = [record.get('paths', {}).get(f'{name}-short') for name in ('labelled', 'guided')]
+    if None not in ends: lines.append(f'| the paths, 16 | {said(ends[0])} | {said(ends[1])} |')
     return '\n'.join(lines)
 
 
@@ -310,7 +333,7 @@ def main():
     warnings.filterwarnings('ignore', message='only .* images')
     if a.verb == 'list': print('\n'.join(f'{k}: {v}' for k, v in plan.items()))
     elif a.verb == 'table':
-        for kind in (table, guided_table): print(kind(common.noted('turns')), end='\n\n')
+        for kind in (table, guided_table, taken_apart): print(kind(common.noted('turns')), end='\n\n')
     elif a.verb == 'tries': print(table_of_tries(common.noted('turns')))
     elif a.verb == 'try':
         for name in a.names or tries: attempt(name, min(a.n, 2000))

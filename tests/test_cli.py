@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -268,3 +269,34 @@ def test_a_family_describes_the_network_of_its_original(name, parameters):
     with torch.device('meta'): net = build(network(o, data))
     count = sum(p.numel() for p in net.parameters())
     assert count == parameters or parameters is None and net.cfg['classes'] == 5
+
+
+def test_a_run_of_ddpms_family_resumes_and_goes_to_diffusers(tmp_path):
+    "A tiny version of the family, with its own kind of network, schedule and target"
+    from diffnb.apps.cli import Train
+    from diffnb.apps.exchange import differences, from_diffusers, to_diffusers
+    from diffnb.apps.families import DDPMUNet
+    from diffnb.samplers import ddim, last
+    from diffnb.schedules import linear_beta, path
+    np.save(tmp_path/'pics.npy', np.random.default_rng(0).integers(0, 256, (12, 8, 8), np.uint8))
+    tiny = dict(size=8, net_args=dict(width=8, groups=4, mults=[1, 2], blocks=1, attention=[1]), data=str(tmp_path/'pics.npy'), bs=4, progress=False, tensorboard=False)
+    Train.read(family='ddpm-mnist', out=str(tmp_path/'run'), steps=2, **tiny).run()
+    saved = json.loads((tmp_path/'run'/'config.json').read_text())
+    assert saved['net'] == 'DDPMUNet' and saved['schedule'] == 'linear_beta' and saved['net_args'] == tiny['net_args']
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert main(['train', '--resume', '--out', str(tmp_path/'run'), '--steps', '3', '--no-progress', '--no-tensorboard']) == 0
+    model = load(tmp_path/'run')
+    assert type(model.net) is DDPMUNet and model.net.embed.angle.schedule == model.schedule == linear_beta(T=200) and model.target == 'eps'
+    assert differences(model) == []
+    back = from_diffusers(to_diffusers(model, tmp_path/'theirs'))
+    x, stops = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), path(model.schedule, 4)
+    torch.testing.assert_close(last(ddim(back, x, stops)).x, last(ddim(model, x, stops)).x, rtol=0, atol=1e-5)
+
+
+def test_a_network_that_counts_steps_needs_a_schedule_made_of_them(tmp_path, capsys):
+    assert main(f'train --data digits --net DDPMUNet --net-args width=8 groups=4 --out {tmp_path/"run"} --steps 1'.split()) == 2
+    assert 'DDPMUNet counts the steps of its schedule, and cosine has none: add --schedule linear_beta' in capsys.readouterr().err
+    assert main(f'train --data digits --net DDPMUNet --schedule linear_beta --net-args widht=8 --out {tmp_path/"run"} --steps 1'.split()) == 2
+    said = capsys.readouterr().err
+    assert "DDPMUNet has no 'widht'" in said and 'mults' in said and 'border' in said and 'more' not in said

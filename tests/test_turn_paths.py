@@ -1,17 +1,25 @@
 "Turns that are learnt from the stored paths of a teacher"
+from functools import partial
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from diffnb.angle import Guess
-from diffnb.apps.checkpoints import load
-from diffnb.apps.runs import fit
+from diffnb.apps.checkpoints import load, save
+from diffnb.apps.cli import Sample
+from diffnb.apps.generation import generate, manner
+from diffnb.apps.playground import playground
+from diffnb.apps.runs import fit, preview
 from diffnb.denoiser import Denoiser
 from diffnb.few_steps import Paths, Turner, TurnUNet, as_turner, paths_of, rotate, told_loss, turns, two_stops
 from diffnb.fld import evaluator, grey28
-from diffnb.guidance import given
+from diffnb.guidance import given, interval
+from diffnb.kit.pictures import to_uint8
 from diffnb.oracle import labelled, mixture
-from diffnb.samplers import ddim, last, seeded
+from diffnb.samplers import ddim, dpmpp, last, seeded
 from diffnb.schedules import cosine, path
 from diffnb.unet import UNet
 
@@ -160,3 +168,73 @@ def test_the_shipped_student_draws_what_is_asked_for(n):
     x = last(turns(given(model, y), seeded(range(60))((60, 1, 28, 28)), path(model.schedule, n))).x
     with torch.no_grad(): read = evaluator()[0](grey28(x.clamp(-1, 1))).argmax(1)
     assert (read == y).float().mean() > .9
+
+
+# ---- how a model that turns is drawn, where nobody says it
+
+class Counting(Exact):
+    "Which angle and turn each call is asked for"
+    def forward(self, x, phi, cond=None, turn=None):
+        self.asked.append((phi[0].item(), turn[0].item()))
+        return super().forward(x, phi, cond, turn)
+
+
+def counting(**more):
+    net = Counting()
+    net.asked = []
+    return Turner(net, shape=(1, 8, 8), schedule=quarter, **more), net.asked
+
+
+def test_a_model_that_turns_is_drawn_by_turns_in_four_calls_unless_told_otherwise():
+    model, asked = counting()
+    x = generate(model, 2, seeds=0, progress=False)
+    assert torch.allclose(torch.tensor(asked), torch.tensor([[k/4, 1/4] for k in (4, 3, 2, 1)])*torch.pi/2)
+    assert x.equal(generate(model, 2, calls=4, sampler=turns, seeds=0, progress=False))
+    asked.clear()
+    generate(model, 2, calls=2, seeds=0, progress=False)
+    assert len(asked) == 2
+    renewed = partial(turns, eta=1.)
+    assert manner(model, sampler=renewed) == (4, renewed)
+    assert manner(model, sampler=ddim) == (20, ddim) and manner(model, 3, ddim) == (3, ddim)
+    assert manner(given(load('mnist-turns-labels'), 3)) == (4, turns)
+    assert manner(load('mnist')) == manner(cloud) == (20, dpmpp)
+
+
+def test_previews_turn_too():
+    model, asked = counting()
+    assert preview(model, 3).shape == (3, 1, 8, 8) and len(asked) == 4 and asked[0][1] > .3
+    asked.clear()
+    preview(model, 3, calls=2)
+    assert len(asked) == 2
+
+
+def test_learnt_guidance_is_not_guided_again(tmp_path):
+    model = load('mnist-turns-labels')
+    assert model.guided and not load('mnist-turns').guided and not as_turner(load('mnist-labels')).guided
+    how = dict(n=2, cond=[3, 8], calls=2, seeds=0, progress=False)
+    assert generate(model, **how).equal(generate(model, w=1., **how))
+    for w in (0., 3., [1., 2.], interval(3., .3, 1.)):
+        with pytest.raises(ValueError, match='w.*has learnt its guidance.*leave w out'): generate(model, w=w, **how)
+    again = load(save(tmp_path/'again.safetensors', model))
+    assert again.guided and again.cfg == model.cfg
+    twice = load(save(tmp_path/'twice.safetensors', as_turner(load('mnist-labels'))))
+    assert not generate(twice, w=1., **{**how, 'calls': 4}).equal(generate(twice, **{**how, 'calls': 4}))  # guided, since nothing is learnt
+
+
+def test_the_command_line_turns_and_does_not_guide_twice(tmp_path):
+    out = Sample(model='mnist-turns-labels', n=3, save=['npz'], out=str(tmp_path/'out'), progress=False).run()
+    expected = to_uint8(generate(load('mnist-turns-labels'), 3, [0, 1, 2], seeds=0, calls=4, sampler=turns, progress=False))
+    assert (np.load(Path(out)/'samples.npz')['x'] == expected.permute(0, 2, 3, 1).numpy()).all()
+    said = Sample(model='mnist-turns-labels', n=3, sampler='turns', calls=4, save=['npz'], out=str(tmp_path/'said'), progress=False).run()
+    assert (np.load(Path(said)/'samples.npz')['x'] == np.load(Path(out)/'samples.npz')['x']).all()
+    for k, more in enumerate((dict(w=2.), dict(interval=(20., 60.)))):
+        with pytest.raises(ValueError, match='has learnt its guidance'):
+            Sample(model='mnist-turns-labels', n=1, out=str(tmp_path/str(k)), progress=False, **more).run()
+
+
+def test_the_playground_offers_no_guidance_to_what_has_learnt_it():
+    learnt, plain = playground('mnist-turns-labels').wait(), playground('mnist-labels').wait()
+    for name in ('w', 'middle'): assert learnt.set[name].disabled and not plain.set[name].disabled
+    assert learnt.set['sampler'].value == 'turns' and learnt.set['calls'].value == 4 and not learnt.set['eta'].value
+    assert [len(walk) for walk in learnt.steps.values()] == [2, 3, 5, 9], learnt.note.value
+    assert plain.set['sampler'].value == 'dpmpp' and plain.set['calls'].value == 20 and len(plain.steps) == 21

@@ -40,17 +40,32 @@ def curve(what, name, given):
     return part(what, name, given, takes)
 
 # %% ../../nbs/apps/cli.ipynb #e0d41cab
+def arguments(kind):
+    "What a class is made with; where it hands the rest on, what its base is made with too"
+    own = inspect.signature(kind).parameters
+    takes = [k for k, p in own.items() if p.kind is not p.VAR_KEYWORD]
+    if len(takes) == len(own): return takes
+    return takes + [k for k in arguments(kind.__base__) if k not in takes]
+
+def counted(o):
+    "The schedule whose steps a network counts: that of the training"
+    from diffnb.kit.curves import schedules
+    require('T' in inspect.signature(schedules[o.schedule].fn).parameters, f'net: {o.net} counts '
+            f'the steps of its schedule, and {o.schedule} has none: add --schedule linear_beta')
+    return curve('schedule_args', o.schedule, o.schedule_args)
+
 def network(o, data):
     "The description of the network, for this data"
     from diffnb.apps.checkpoints import known
     shape, points = tuple(data.x.shape[1:]), data.x.ndim == 2
     name = o.net or ('MLP' if points else 'UNet')
-    takes = list(inspect.signature(known[name]).parameters)
+    takes = arguments(known[name])
     use = 'MLP is for points' if points else 'UNet is for images'
     require(('dim' in takes) == points, f'net: {name} is not for items of shape {shape}: {use}')
     own = {'dim' if points else 'channels': shape[0]}
     if o.labels and data.y is not None and 'classes' in takes:
         own['classes'] = len(data.names) if data.names else int(data.y.max()) + 1
+    if name == 'DDPMUNet': own['schedule'] = counted(o)
     return part('net_args', name, own | o.net_args, takes)
 
 def fresh(o, data):
@@ -140,7 +155,7 @@ def fit_settings(o, device):
     return how
 
 # %% ../../nbs/apps/cli.ipynb #60babe4d
-Network    = one_of('MLP', 'UNet', 'UNetFixed', 'ResidualUNet', 'Transformer')
+Network    = one_of('MLP', 'UNet', 'UNetFixed', 'DDPMUNet', 'ResidualUNet', 'Transformer')
 Target     = one_of('x0', 'eps', 'v', 'flow')
 of_path    = ('cosine', 'linear_beta', 'quadratic_beta', 'constant_beta', 'cosine_beta', 'karras',
               'flow')
@@ -225,7 +240,7 @@ class Train(Training):
     every_preview: Interval = 0 # Between pictures of samples; 0: none
     every_valid: Interval = None # Between validations; a twentieth of all
     previews: Whole = None      # Pictures in a preview; 16
-    preview_calls: Whole = None # Evaluations of the network for a preview; 12
+    preview_calls: Whole = None # Evaluations of the network for a preview; 12, or 4 for turns
     keep: Whole = 3             # Checkpoints to keep
     tensorboard: Flag = True    # Write for TensorBoard, where it is installed
     progress: Flag = True       # Show a bar; in a log file, a line now and then
@@ -297,11 +312,13 @@ def ordered(o, model):
 # %% ../../nbs/apps/cli.ipynb #6dd9fdbd
 def manner(o, model, cond):
     "How a picture is made, as `generate` takes it"
-    from diffnb import samplers
+    from diffnb.few_steps import turns
     from diffnb.guidance import interval
+    from diffnb.samplers import ddim, ddpm, dpmpp, heun
     w, span = o.w, getattr(o, 'interval', None)
     if span: w = interval(3. if w is None else w, *map(math.radians, span))
-    sampler = getattr(samplers, o.sampler or 'dpmpp')
+    known = dict(ddpm=ddpm, ddim=ddim, heun=heun, dpmpp=dpmpp, turns=turns)
+    sampler = known[o.sampler] if o.sampler else None
     how = dict(w=w if cond else None, calls=o.calls, sampler=sampler, precision=o.precision,
                compile=o.compile)
     clip = getattr(o, 'clip', 'yes')
@@ -345,7 +362,7 @@ def room_for(o):
 
 # %% ../../nbs/apps/cli.ipynb #28bb6a87
 Weights  = one_of('ema', 'raw')
-Sampler  = one_of('ddpm', 'ddim', 'heun', 'dpmpp')
+Sampler  = one_of('ddpm', 'ddim', 'heun', 'dpmpp', 'turns')
 Spacing  = one_of('trailing', 'leading', 'linspace', 'quad')
 Variance = one_of('small', 'large')
 Average  = one_of('v', 'eps', 'flow')
@@ -360,8 +377,9 @@ Pictures = tyro.conf.Positional[kind('images or a model', 'IMAGES', string)]
 class Drawing(Settings):
     "What `Sample` and `Fld` share: how a model is asked"
     weights: Weights = 'ema'    # The averaged ones, or (of a run's folder) those of its last step
-    sampler: Sampler = None     # dpmpp by default
-    calls: Whole = 20           # Evaluations of the network for a picture; guidance takes two each
+    sampler: Sampler = None     # dpmpp; turns for a network that is told how far to turn
+    # Evaluations of the network for a picture, guidance takes two each; 20, or 4 for turns
+    calls: Whole = None
     # all, none, or some (numbers or names), in turns; all where the model knows any
     labels: Labels = None
     # Guidance: 0 unconditional, 1 conditional; 3 between 20 and 60 degrees unless said otherwise
@@ -407,7 +425,7 @@ class Sample(Drawing):
     "Make pictures with a trained model, on one machine or many. A seed gives the same picture."
     model: Model = None         # A model file, the folder of a run, or mnist, mnist-labels
     spacing: Spacing = None     # Which angles of the schedule; what is usual for it
-    eta: Share = None           # Share of new noise, ddim and dpmpp; 0 for ddim, 1 for dpmpp
+    eta: Share = None           # Share of new noise, ddim, dpmpp and turns; 1 for dpmpp, else 0
     var: Variance = None        # Variance of ddpm; small
     churn: Amount = None        # EDM's churn, heun; 0
     # What heun averages: v is Heun's method in the angle; eps in sigma, as EDM and others have it
@@ -596,7 +614,7 @@ class Diagnose(Settings):
     data: Text = None           # What it was trained on (training part); diffnb train has noted it
     # What it has not seen: a data set (its test part), folder, array; diffnb train has noted it
     valid: Text = None
-    calls: Whole = 20           # How you sample: evaluations of the network for a picture
+    calls: Whole = None         # How you sample: evaluations of the network; as in diffnb sample
     w: Amount = None            # How you guide; as in diffnb sample
     n: Whole = 64               # Items to measure errors on
     seed: Count = 0             # Of noise and samples

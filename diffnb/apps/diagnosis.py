@@ -24,7 +24,6 @@ from types import SimpleNamespace
 from typing import NamedTuple
 from ..angle import mix
 from ..oracle import ideal, labelled, mixture
-from ..samplers import dpmpp
 from ..denoiser import Denoiser, unwrap
 from ..training import labels_for
 from ..fld import Estimate
@@ -35,7 +34,7 @@ from ..kit.pictures import dots, show_images, to_float
 from ..kit.steps import resting
 from .checkpoints import load_plain
 from .families import WithImage
-from .generation import generate, sampling_schedule, stops
+from .generation import generate, manner, sampling_schedule, stops
 
 # %% ../../nbs/apps/diagnosis.ipynb #63ca6a25
 class Finding(NamedTuple):
@@ -89,7 +88,7 @@ def look_at_data(e):
 def look_at_schedule(e):
     "The angles of training, and those that a sampler visits"
     e.first, e.end = (float(e.model.schedule(t)) for t in (0., 1.))
-    e.stops = stops(e.model, e.calls)[:-1]
+    e.stops = stops(e.model, e.calls, e.sampler)[:-1]
     low, high = (float(e.model.schedule(t)) for t in (.005, .995))
     low, high = max(low, math.radians(3)), min(high, math.radians(87))
     e.phi = torch.linspace(low, high, 9).double()
@@ -197,7 +196,7 @@ def look_at_samples(e):
     most = getattr(sampling_schedule(e.model), 'T', None) or math.inf
 
     def draw(calls, w):
-        return generate(e.model, e.m, labels, w, min(calls, most), dpmpp, clip=False, eta=0.,
+        return generate(e.model, e.m, labels, w, min(calls, most), e.sampler, clip=False, eta=0.,
                         seeds=e.seed, batch=e.m, progress=False, shape=tuple(e.x.shape[1:]))
 
     try:
@@ -297,7 +296,7 @@ def what_is_told(e, run, raw, history, known):
 
 # %% ../../nbs/apps/diagnosis.ipynb #2e97cae0
 def gather(
-    model, data, valid=None, run=None, raw=None, history=None, calls=20, w=None, n=64, seed=0,
+    model, data, valid=None, run=None, raw=None, history=None, calls=None, w=None, n=64, seed=0,
     **known,   # bs, clip and label_dropout, each None where it is not known
 ):             # The evidence, for all checks; None is what could not be measured
     "Measure everything, once. The arguments are those of `diagnose`"
@@ -306,6 +305,7 @@ def gather(
     names = ('counts label_ends loss loss_held loss_raw oracle labels samples finer plain near '
              'which usual failed left restless together guesses batch_norms')
     e = SimpleNamespace(**dict.fromkeys(names.split()), model=model, w=w, m=24)
+    calls, e.sampler = manner(model, calls)
     e.n, e.seed, e.calls = whole('n', n, 2), whole('seed', seed), whole('calls', calls, 1)
     e.x, e.y = as_xy(data)
     e.held, e.held_y = (None, None) if valid is None else as_xy(valid)
@@ -774,7 +774,7 @@ def diagnose(
     bs=None,            # Batch size of the training, where there is no folder
     clip=None,          # Longest gradient, likewise
     label_dropout=None, # Share of labels dropped, likewise
-    calls:int=20,       # How you sample: evaluations of the network
+    calls=None,         # How you sample: evaluations of the network; None: as `generate`
     w=None,             # and weight of guidance, as in `generate`
     n:int=64,           # Items to measure errors on
     seed:int=0,         # Of noise and samples

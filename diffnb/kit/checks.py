@@ -14,14 +14,14 @@ __all__ = ['as_real', 'whole', 'whole_numbers', 'as_number', 'choose', 'as_pair'
            'activation', 'whole_list', 'check_split', 'check_resamples', 'check_per_item', 'check_input',
            'check_multiple', 'picture_cond', 'per_channel', 'check_channels', 'to_measure', 'check_network',
            'check_names', 'cfg_of', 'check_training', 'check_denoiser', 'check_droppable', 'check_takes_turn',
-           'check_teacher', 'trainable_weights', 'check_iterable', 'split_batch', 'split_labels', 'Diverged',
-           'refuse_step', 'check_measurable', 'check_rows', 'check_weights', 'check_gaussians', 'check_more',
-           'check_each_at_least', 'read_instrument', 'check_reference', 'check_same_reference', 'check_digits',
-           'classes_of', 'label_rows', 'label_numbers', 'check_takes_labels', 'check_labels', 'expand_cond',
-           'check_unbound', 'check_amount', 'check_has_contrast', 'check_fixed', 'as_limits', 'check_limits',
-           'check_losses', 'check_pictures', 'check_partner', 'check_mask', 'expand_mask', 'check_falling',
-           'check_renoises', 'check_channel_weights', 'check_channel_count', 'check_trained', 'check_on_path',
-           'check_directions', 'check_shares', 'check_not_opposite', 'check_finite_images']
+           'check_teacher', 'check_unguided', 'trainable_weights', 'check_iterable', 'split_batch', 'split_labels',
+           'Diverged', 'refuse_step', 'check_measurable', 'check_rows', 'check_weights', 'check_gaussians',
+           'check_more', 'check_each_at_least', 'read_instrument', 'check_reference', 'check_same_reference',
+           'check_digits', 'classes_of', 'label_rows', 'label_numbers', 'check_takes_labels', 'check_labels',
+           'expand_cond', 'check_unbound', 'check_amount', 'check_has_contrast', 'check_fixed', 'as_limits',
+           'check_limits', 'check_losses', 'check_pictures', 'check_partner', 'check_mask', 'expand_mask',
+           'check_falling', 'check_renoises', 'check_channel_weights', 'check_channel_count', 'check_trained',
+           'check_on_path', 'check_directions', 'check_shares', 'check_not_opposite', 'check_finite_images']
 
 # %% ../../nbs/kit/checks.ipynb #6b2669bf
 import functools
@@ -740,6 +740,13 @@ def check_teacher(net, kind, target):
     if not type(net) is kind or target != 'v':
         raise ValueError(f"a {type(net).__name__} that predicts {target!r} cannot begin to turn: "
                          f"give a {kind.__name__} that predicts 'v'")
+
+def check_unguided(model, w):
+    "Raises ValueError for guidance of a model that has learnt its guidance"
+    if not getattr(model, 'guided', False) or isinstance(w, (int, float)) and w == 1: return
+    said = 'w' if callable(w) else f'w={w}'
+    raise ValueError(f'{said}: this model has learnt its guidance, and is not guided again: '
+                     'leave w out')
 
 # %% ../../nbs/kit/checks.ipynb #eb414b41
 def trainable_weights(model, opt):

@@ -192,7 +192,8 @@ def from_cfg(
     curve = choose('schedule', cfg.get('name'), schedules,
                    ', or your own, defined with the decorator @schedule before loading')
     settings = {k: _read(v) for k, v in cfg.items() if k != 'name'}
-    return curve(**settings) if settings else curve
+    with torch.device('cpu'):                  # it is looked at, also where a network is on 'meta'
+        return curve(**settings) if settings else curve
 
 def check_schedule(schedule):
     "A `Schedule` as it is. Raises `ValueError` for anything else"
