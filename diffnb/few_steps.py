@@ -121,16 +121,20 @@ class TurnUNet(UNet):
 # %% ../nbs/14_few_steps.ipynb #bfc8883d
 class Turner(Denoiser):
     "A denoiser that is told how far to turn, and answers with the direction that arrives there"
+    sampler, calls = staticmethod(turns), 4 # How `generate` draws it, unless told otherwise
+
     def __init__(self,
         net:nn.Module, # `net(x, phi:(B,), cond, turn:(B,)) -> f`, such as `TurnUNet`
         every:int=4,   # Of so many items of a batch, one learns a doubled turn; 0: none
         levels:int=5,  # So many turns are learnt: the whole way, a half, a quarter, ...
+        guided=False,  # Is its teacher guided? Then it is not guided again when it draws
         **more,        # More for `Denoiser`; the target is `v`
     ):
         super().__init__(net, **more)
         check_takes_turn(unwrap(net), self.target)
         self.every = whole('every', every, 0)
         self.levels = whole('levels', levels, 1)
+        self.guided = bool(guided)
         self.average = self.source = self.paths = None
 
     def predict(self, x, phi, cond=None, turn=None):
@@ -185,7 +189,8 @@ class Turner(Denoiser):
         return slice(torch.randint(min(n, self.every), ()).item(), None, self.every)
 
     @property
-    def cfg(self): return {**super().cfg, 'every': self.every, 'levels': self.levels}
+    def cfg(self):
+        return {**super().cfg, 'every': self.every, 'levels': self.levels, 'guided': self.guided}
 
 # %% ../nbs/14_few_steps.ipynb #57e2e423
 def some_turns(
@@ -204,7 +209,7 @@ def some_turns(
 # %% ../nbs/14_few_steps.ipynb #7575a641
 def as_turner(
     model:Denoiser, # A trained model whose network is a `UNet` that predicts `v`
-    **more,         # More for `Turner`: every, levels
+    **more,         # More for `Turner`: every, levels, guided
 )->Turner:          # Has its weights; every turn is still that of DDIM
     "A trained model as the place to begin"
     net = unwrap(model.net)

@@ -14,7 +14,7 @@ import threading
 from ..oracle import labelled
 from ..samplers import ddim, ddpm, dpmpp, heun
 from ..trajectories import slider
-from ..few_steps import Turner, turns
+from ..few_steps import turns
 from ..guidance import unwrap_denoiser
 from ..kit.checks import classes_of
 from ..kit.pictures import dots, even_columns, show_images, to_float, to_frames
@@ -22,7 +22,7 @@ from ..kit.scrubber import data_url, web_file
 from .datasets import load_data
 from .checkpoints import load
 from .generation import (
-    choose_seeds, conditioned, item_shape, middle, sampling_schedule, stops, trajectory)
+    choose_seeds, conditioned, item_shape, manner, middle, sampling_schedule, stops, trajectory)
 
 # %% ../../nbs/apps/playground.ipynb #383ff368
 _samplers = dict(dpmpp=dpmpp, ddim=ddim, ddpm=ddpm, heun=heun, turns=turns)
@@ -34,6 +34,10 @@ def _known_labels(model):
     except ValueError: return 0
     return classes_of(model) or 0
 
+def _has_learnt(model):
+    "Has the model learnt its guidance, so that nothing guides it again?"
+    return getattr(unwrap_denoiser(model), 'guided', False)
+
 def _label_choices(model):
     "(words, label) of the entries of the menu; -1 is no label, -2 one of each"
     classes, names = _known_labels(model), getattr(model, 'names', None)
@@ -44,23 +48,25 @@ def _label_choices(model):
 def _controls(W, model):
     "The widgets of the playground by name"
     labels, T = _label_choices(model), getattr(sampling_schedule(model), 'T', None) or 100
-    none, turner = len(labels) == 1, isinstance(unwrap_denoiser(model), Turner)
+    calls, sampler = manner(model)
+    turner, none = sampler is turns, len(labels) == 1
+    unguided = none or _has_learnt(model)
     def wide(kind, name, tooltip, **options):
         return kind(description=name, tooltip=tooltip, style=dict(description_width='70px'),
                     layout=W.Layout(width='330px'), **options)
     seed = wide(W.IntSlider, 'seed', 'the noise to begin with', min=0, max=999)
     calls = wide(W.IntSlider, 'calls', 'evaluations of the denoiser',
-                 value=2 if turner else min(20, T), min=1, max=min(100, T))
+                 value=min(calls, T), min=1, max=min(100, T))
     sampler = wide(W.Dropdown, 'sampler', 'how to step from noise to an image',
-                   options=list(_samplers), value='turns' if turner else 'dpmpp')
+                   options=list(_samplers), value=sampler.__name__)
     eta = wide(W.FloatSlider, 'eta', 'share of new noise in a step of dpmpp, ddim or turns',
                value=0 if turner else 1, min=0, max=1, step=.05)
     label = wide(W.Dropdown, 'label', 'what to draw', options=labels,
                  value=labels[-1][1], disabled=none)
     w = wide(W.FloatSlider, 'guidance', '0 is unconditional, 1 conditional',
-             value=3, min=0, max=10, step=.5, disabled=none)
+             value=3, min=0, max=10, step=.5, disabled=unguided)
     words = 'guided only at 20 to 60 degrees'
-    middle = W.Checkbox(True, description=words, indent=False, disabled=none)
+    middle = W.Checkbox(True, description=words, indent=False, disabled=unguided)
     beside = W.Checkbox(turner, description='1, 2, 4 and 8 calls side by side', indent=False)
     return dict(seed=seed, calls=calls, sampler=sampler, eta=eta, label=label, w=w, middle=middle,
                 beside=beside)
@@ -73,7 +79,9 @@ def _order(model, v, n, shape):
     count = len(labels) if each else n
     order = dict(seeds=[v['seed'] + i for i in range(count)], calls=v['calls'], shape=shape,
                  sampler=_samplers[v['sampler']], clip=len(shape) == 3)
-    if labels != -1: order |= dict(cond=labels, w=middle(v['w']) if v['middle'] else v['w'])
+    if labels != -1: order['cond'] = labels
+    if labels != -1 and not _has_learnt(model):
+        order['w'] = middle(v['w']) if v['middle'] else v['w']
     if v['sampler'] in _with_eta: order['eta'] = v['eta']
     return order
 

@@ -47,17 +47,19 @@ from .optim import fast_math, optimiser, pays_channels_last, product_dtype
 def preview(
     model,           # A `Denoiser` that knows its `shape`
     n:int=16,        # How many
-    calls:int=12,    # Steps of DDIM, at most as many as the schedule has
+    calls=None,      # Evaluations of it, at most its schedule's steps; None: its own, or 12
     seed=0,          # The same noise each time
 )->Tensor:           # `(n, ...)` on the CPU, decoded
     "Samples from fixed noise, in eval mode; a network with classes gets them in turn"
+    if calls is None: calls = getattr(model, 'calls', 12)
     n, calls = whole_numbers(1, n=n, calls=calls)
+    sampler = getattr(model, 'sampler', ddim)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')      # a schedule that does not reach noise: each time
         calls = min(calls, getattr(sampling_schedule(model), 'T', None) or calls)
         labels = [i % model.classes for i in range(n)] if model.classes else None
-        return generate(model, n, labels, labels and 1., calls, ddim, clip=False, seeds=seed,
-                        progress=False)
+        return generate(model, n, labels, labels and 1., calls, sampler, clip=False,
+                        seeds=seed, progress=False)
 
 def as_picture(x):
     "Samples as one picture: images side by side, points as a map of where they are"
