@@ -163,7 +163,7 @@ def usual(model=None, data=None, held=None, **how):
     "The healthy run, diagnosed in some other way"
     model = model or labelled()
     return look(model, images() if data is None else data,
-                    images('test') if held is None else held, **{**seen, **how})
+                images('test') if held is None else held, **{**seen, **how})
 
 
 def shifted():
