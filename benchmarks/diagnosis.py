@@ -3,16 +3,25 @@ Every row goes into results/diagnosis.json as it comes; rows that are there alre
 
     python benchmarks/diagnosis.py                 everything: about five minutes of one core
     python benchmarks/diagnosis.py --only spiral   some rows, by their names
+    python benchmarks/diagnosis.py --again         the same runs with two other seeds, and with the
+                                                   sprites: twelve minutes
 
-The healthy rows `mnist` and `mnist-labels` need the data of MNIST.
+The limits of the checks were set on the first rows. Those of `--again` were made afterwards, with
+the limits as they were, and are their test; a seed is that of the weights, the training and the
+look. The healthy rows `mnist` and `mnist-labels` need the data of MNIST, the sprites
+sprites_dawnlike/dawnlike_16x16.npz in the folder of data; they are made as small as the digits.
 """
 import argparse
 import copy
+import functools
 import math
+import os
 import tempfile
 import time
 import warnings
+from pathlib import Path
 
+import numpy as np
 import torch
 
 import common
@@ -30,29 +39,53 @@ from diffnb.unet import MLP, UNet
 
 size, steps, short = 8, 300, 400       # pixels; steps with labels, and without
 muon = dict(opt='muon', lr=8e-3)
+world = argparse.Namespace(data='digits', seed=0)      # what all rows are made with
 
 
-def digits(split='train'): return load_data('digits', split, size=size)
+@functools.cache
+def sprites():
+    "1,600 pictures and 500 others, in colour, of five kinds"
+    folder = Path(os.environ.get('DIFFNB_DATA', Path.home()/'.cache'/'diffnb'))
+    with np.load(folder/'sprites_dawnlike'/'dawnlike_16x16.npz') as stored:
+        x, y = stored['images'], stored['labels']
+    with tempfile.TemporaryDirectory() as there:
+        np.savez(Path(there)/'sprites.npz', x=x, y=y)
+        whole = load_data(Path(there)/'sprites.npz', size=size)
+    order = torch.randperm(len(whole.x), generator=torch.Generator().manual_seed(0))
+    part = dict(train=order[:1600], test=order[1600:])
+    return {k: whole._replace(x=whole.x[at], y=whole.y[at]) for k, at in part.items()}
 
 
-def network(**more):
-    "The network of all rows: 95,137 parameters with labels"
-    torch.manual_seed(0)
-    return UNet(1, width=16, mults=(1, 2), **more)
+def images(split='train'):
+    "The data of all rows"
+    return sprites()[split] if world.data == 'sprites' else load_data('digits', split, size=size)
+
+
+def network(labels=False, **more):
+    "The network of all rows: 95,137 parameters with labels of digits"
+    torch.manual_seed(world.seed)
+    data = images()
+    if labels: more['classes'] = int(data.y.max()) + 1
+    return UNet(data.x.shape[1], width=16, mults=(1, 2), **more)
+
+
+def look(model, *data, **how):
+    "`diagnose` with the seed of the row"
+    return diagnose(model, *data, seed=world.seed, **how)
 
 
 def trained(model, data, n=short, bs=64, **how):
     "The model after `fit`; warnings about what is broken are not heard"
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return fit(model, data, steps=n, bs=bs, progress=False, **{**muon, **how})
+        return fit(model, data, steps=n, bs=bs, seed=world.seed, progress=False, **{**muon, **how})
 
 
 def labelled(**how):
-    "A healthy run on labelled digits, kept for the rows that need no other"
+    "A healthy run on labelled images, kept for the rows that need no other"
     if not how and labelled.kept is not None: return labelled.kept
-    data = digits()
-    model = trained(Denoiser(network(classes=10)), data, steps, valid=digits('test'),
+    data = images()
+    model = trained(Denoiser(network(labels=True)), data, steps, valid=images('test'),
                     **{'label_dropout': .1, **how})
     if not how: labelled.kept = model
     return model
@@ -65,91 +98,91 @@ seen = dict(bs=64, clip=1.)
 def plain(x, held=None, valid=None, **how):
     "A run without labels on these items, diagnosed: `how` goes to `Denoiser`"
     model = trained(Denoiser(network(), **how), x, valid=valid)
-    return diagnose(model, x, held, **seen)
+    return look(model, x, held, **seen)
 
 
 def scaled(change):
-    "A run on digits whose numbers have been changed"
-    x, held = change(to_float(digits().x)), change(to_float(digits('test').x))
+    "A run on images whose numbers have been changed"
+    x, held = change(to_float(images().x)), change(to_float(images('test').x))
     return plain(x, held, held)
 
 
 def cold():
     "An average of decay .9999 without a warm-up, after 300 steps"
-    start = Denoiser(network(classes=10))
+    start = Denoiser(network(labels=True))
     model = labelled()
     average = copy.deepcopy(start)
     for mean, first, last in zip(average.parameters(), start.parameters(), model.parameters()):
         mean.data = first.data*.9999**steps + last.data*(1 - .9999**steps)
-    return diagnose(average, digits(), digits('test'), raw=model, history=model.history, **seen)
+    return look(average, images(), images('test'), raw=model, history=model.history, **seen)
 
 
 def too_fast():
     "A learning rate that rises until the loss is no number any more, and what the folder holds"
-    model, x = Denoiser(network()), digits().x
+    model, x = Denoiser(network()), images().x
     with tempfile.TemporaryDirectory() as folder:
         how = dict(opt='sgd', lr=10., warmup=200, clip=None, folder=folder, every=dict(save=10))
         try: trained(model, x, 200, **how)
         except Diverged: pass
-        return diagnose(model, x, digits('test').x, run=folder)
+        return look(model, x, images('test').x, run=folder)
 
 
 def nan_weights():
     model = copy.deepcopy(labelled())
     next(iter(model.net.parameters())).data[0] = math.nan
-    return diagnose(model, digits(), digits('test'), **seen)
+    return look(model, images(), images('test'), **seen)
 
 
 def nan_data():
-    x = to_float(digits().x)
+    x = to_float(images().x)
     x[7, 0, 0, 0] = math.nan
-    return diagnose(labelled(), (x, digits().y), digits('test'), **seen)
+    return look(labelled(), (x, images().y), images('test'), **seen)
 
 
 def few(n, taken, **how):
-    "A run on a few digits"
-    x = digits().x[:n]
+    "A run on a few images"
+    x = images().x[:n]
     model = trained(Denoiser(network()), x, taken, **how)
-    return diagnose(model, x, digits('test').x, **{**seen, 'bs': how['bs']})
+    return look(model, x, images('test').x, **{**seen, 'bs': how['bs']})
 
 
 def dropout():
     "A network with dropout, in training mode as a loop of one's own leaves it"
-    model = trained(Denoiser(network(dropout=.3)), digits().x)
-    return diagnose(model.train(), digits().x, digits('test').x, **seen)
+    model = trained(Denoiser(network(dropout=.3)), images().x)
+    return look(model.train(), images().x, images('test').x, **seen)
 
 
 def batch_norm():
-    torch.manual_seed(0)
-    model = Denoiser(ResidualUNet(1, widths=(16, 32), depth=1))
-    trained(model, digits().x, 600, bs=2, opt='adamw', lr=1e-3)
-    return diagnose(model, digits().x, digits('test').x, bs=2, clip=1.)
+    torch.manual_seed(world.seed)
+    model = Denoiser(ResidualUNet(images().x.shape[1], widths=(16, 32), depth=1))
+    trained(model, images().x, 600, bs=2, opt='adamw', lr=1e-3)
+    return look(model, images().x, images('test').x, bs=2, clip=1.)
 
 
 def usual(model=None, data=None, held=None, **how):
     "The healthy run, diagnosed in some other way"
     model = model or labelled()
-    return diagnose(model, digits() if data is None else data,
-                    digits('test') if held is None else held, **{**seen, **how})
+    return look(model, images() if data is None else data,
+                images('test') if held is None else held, **{**seen, **how})
 
 
 def shifted():
-    data = digits()
-    return diagnose(labelled(), (data.x, data.y + 1), digits('test'), **seen)
+    data = images()
+    return look(labelled(), (data.x, data.y + 1), images('test'), **seen)
 
 
 def shipped(name):
     data, held = load_data('mnist'), load_data('mnist', 'test')
-    return diagnose(load(name), data, held)
+    return look(load(name), data, held)
 
 
 def points():
-    torch.manual_seed(0)
+    torch.manual_seed(world.seed)
     model = trained(Denoiser(MLP(2, width=64)), spiral(5000), 3000, bs=256, opt='adamw', lr=3e-3)
-    return diagnose(model, spiral(5000), spiral(1000, seed=1), bs=256, clip=1.)
+    return look(model, spiral(5000), spiral(1000, seed=1), bs=256, clip=1.)
 
 
-def on_digits(**how): return plain(digits().x, digits('test').x, digits('test').x, **how)
+def on_digits(**how): return plain(images().x, images('test').x, images('test').x, **how)
 
 
 ended, far = linear_beta(T=100), section(schedule=cosine, angles=(0., math.radians(60)))
@@ -168,8 +201,8 @@ broken = { # what was done: (what it is called, what else follows from it, how)
     '5 steps': ('untrained', [], lambda: few(1000, 5, bs=64)),
     '100 steps': ('undertrained', [], lambda: few(1000, 100, bs=64)),
     'average of .9999, no warm-up': ('averaged weights cold', [], cold),
-    'clip=.001': ('gradients clipped all the time', [], lambda: diagnose(
-        trained(Denoiser(network()), digits().x, clip=1e-3), digits().x, digits('test').x,
+    'clip=.001': ('gradients clipped all the time', [], lambda: look(
+        trained(Denoiser(network()), images().x, clip=1e-3), images().x, images('test').x,
         bs=64, clip=1e-3)),
     'label_dropout=1': ('labels never heard', [], lambda: usual(labelled(label_dropout=1.))),
     'label_dropout=0': ('labels never dropped', [], lambda: usual(labelled(label_dropout=0.))),
@@ -190,27 +223,44 @@ healthy = {
     'spiral, v, cosine': points,
 }
 
+elsewhere = 'mnist', 'mnist-labels', 'spiral, v, cosine'      # rows that have data of their own
 
-def row(look, wanted=None, follows=()):
+
+def row(how, wanted=None, follows=()):
     "What was named, what was missed, and what was named without a reason"
     start = time.process_time()
-    said = look()
+    said = how()
     alarms = [name for name in said.names if name != wanted and name not in follows]
     return dict(wanted=wanted, named=said.names, missed=bool(wanted) and wanted not in said.names,
                 false_alarms=alarms, found=[finding.found for finding in said.findings],
-                notes=said.notes, cpu_seconds=round(time.process_time() - start, 1), seed=0)
+                notes=said.notes, cpu_seconds=round(time.process_time() - start, 1),
+                seed=world.seed)
+
+
+again = [('digits', 1), ('digits', 2), ('sprites', 1)]
+
+
+def all_rows(only, ending=''):
+    "Every row that is not there yet, of the data and the seed of the `world`"
+    labelled.kept = None
+    for section_, rows in dict(healthy=healthy, broken=broken).items():
+        title = section_ + ending
+        done = common.noted('diagnosis').get(title, {})
+        for name, what in rows.items():
+            if name in done or only and not any(part in name for part in only): continue
+            if world.data != 'digits' and name in elsewhere: continue
+            wanted, follows, how = what if section_ == 'broken' else (None, (), what)
+            common.note('diagnosis', title, name, row(how, wanted, follows))
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--only', nargs='*', default=[], help='rows whose names hold one of these')
+    p.add_argument('--again', action='store_true', help='with other seeds, and with the sprites')
     o = p.parse_args()
-    for section_, rows in dict(healthy=healthy, broken=broken).items():
-        done = common.noted('diagnosis').get(section_, {})
-        for name, what in rows.items():
-            if name in done or o.only and not any(part in name for part in o.only): continue
-            wanted, follows, look = what if section_ == 'broken' else (None, (), what)
-            common.note('diagnosis', section_, name, row(look, wanted, follows))
+    if not o.again: return all_rows(o.only)
+    for world.data, world.seed in again:
+        all_rows(o.only, f': {world.data}, seed {world.seed}')
 
 
 if __name__ == '__main__': main()

@@ -279,3 +279,17 @@ def test_the_notebook_shows_the_table_that_is_stored():
     shown = tables.rows('apps/diagnosis.ipynb')
     for name, row in {**broken, **healthy_rows}.items():
         assert tables.shows(shown, name, ', '.join(row['named']) or 'nothing'), name
+
+
+def test_the_notebook_shows_the_runs_that_the_limits_were_not_set_on():
+    stored = json.loads((root/'results'/'diagnosis.json').read_text(encoding='utf-8'))
+    again = {title: rows for title, rows in stored.items() if ':' in title}
+    assert len(again) >= 2
+    shown = tables.rows('apps/diagnosis.ipynb')
+    for title, rows in again.items():
+        missed, alarms = (sum(bool(row[k]) for row in rows.values())
+                          for k in ('missed', 'false_alarms'))
+        assert [title, str(len(rows)), str(missed), str(alarms)] in shown, title
+        for name, row in rows.items():
+            if row['missed'] or row['false_alarms']:
+                assert tables.shows(shown, f'{title}: {name}', ', '.join(row['false_alarms']))

@@ -139,6 +139,30 @@ def test_what_does_not_fit_is_named(tmp_path):
     with pytest.raises(ValueError, match='also has vqvae, and'): from_diffusers(latent)
 
 
+class Told(nn.Module):
+    "Called like the UNet of Stable Diffusion: wants a text too"
+    def forward(self, sample, timestep, encoder_hidden_states, class_labels=None): return sample
+
+
+def test_a_network_that_wants_more_is_refused_with_what_works():
+    scheduler = SimpleNamespace(betas=torch.linspace(1e-4, .02, 1000), config=dict(prediction_type='epsilon'))
+    says = r'wants encoder_hidden_states.*forward\(x, t\)'
+    with pytest.raises(ValueError, match=f'^Told {says}'): from_diffusers(Told(), scheduler)
+    parts = dict(unet=Told(), scheduler=scheduler, vae=nn.Identity())
+    with pytest.raises(ValueError, match=f'also has vae.*{says}'):
+        from_diffusers(SimpleNamespace(components=parts, **parts))
+    with pytest.raises(ValueError, match='a function has no weights.*nn.Module'): from_diffusers(lambda x, t: x, scheduler)
+    net = Told()
+    net.forward = lambda x, t: x
+    assert from_diffusers(net, scheduler).predict(torch.ones(1, 1, 2, 2), .5).eq(1).all()
+
+
+@pytest.mark.parametrize('kind, clip', [('PNDMScheduler', False), ('DDIMScheduler', True), ('DDPMScheduler', True)])
+def test_only_some_schedulers_clip_unless_told(kind, clip):
+    scheduler = type(kind, (), dict(betas=torch.linspace(1e-4, .02, 1000), config=dict(prediction_type='epsilon')))()
+    assert from_diffusers(nn.Identity(), scheduler).notes['sampling']['clip'] is clip
+
+
 def test_what_stays_theirs_needs_diffusers(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'diffusers', None)
     with pytest.raises(ValueError, match="time_embedding_type='fourier'.*pip install diffusers"):

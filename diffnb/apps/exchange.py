@@ -9,6 +9,7 @@ __all__ = ['beta_kinds', 'target_of', 'unet_defaults', 'weights_name', 'schedule
            'SigmaDenoiser', 'to_sigma', 'AngleDenoiser', 'from_sigma']
 
 # %% ../../nbs/apps/exchange.ipynb #af653aa5
+import inspect
 import json
 import math
 import re
@@ -86,6 +87,7 @@ def _read_scheduler(scheduler):
         raise ValueError(f'{type(scheduler).__name__} has no betas: only schedulers of the DDPM '
                          'family can be translated')
     config, theirs = _as_dict(scheduler.config), scheduler.betas.double().cpu()
+    config.setdefault('_class_name', type(scheduler).__name__)
     with suppress(ValueError):                        # by its name, where that gives these betas
         curve = schedule_of(config)
         named = betas(curve)
@@ -96,8 +98,9 @@ def _read_scheduler(scheduler):
 def sampling_of(
     config:dict, # Of a scheduler
 )->dict:         # Settings of `generate`: `clip` and `spacing`
-    "How the pipeline would sample: what it clips, and which timesteps it visits"
-    clip = 'dynamic' if config.get('thresholding') else config.get('clip_sample', True)
+    "How the pipeline would sample: what it clips, and which timesteps it visits (no steps_offset)"
+    clips = config.get('_class_name', 'DDPM').startswith(('DDPM', 'DDIM'))     # others never do
+    clip = 'dynamic' if config.get('thresholding') else config.get('clip_sample', clips)
     if clip is True and config.get('clip_sample_range', 1) != 1: clip = False
     return dict(clip=clip, spacing=config.get('timestep_spacing', 'leading'))
 
@@ -387,8 +390,27 @@ def _from_folder(folder, null):
     header(fname)                                                  # says what is wrong with it
     return _denoiser(config, lambda: load_file(fname), whole_net, schedule, scheduler, null)
 
+def _wants_more(net):
+    "What a network asks for beside an image and a timestep, as text, or ''"
+    if not isinstance(net, nn.Module): return ''
+    asked = inspect.signature(unwrap(net).forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in asked if p.default is p.empty]
+    more = [p for p in needed if p.kind in positional][2:]
+    more += [p for p in needed if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    return ', '.join(p.name for p in more)
+
+_wrap_it = ('put it into a module whose forward(x, t) adds that, and give the module to '
+            'from_diffusers(module, scheduler): nbs/apps/exchange.ipynb shows one')
+
 def _from_objects(unet, scheduler, null):
     "A `Denoiser` of a UNet and a scheduler in memory"
+    kind = type(unet).__name__
+    if not isinstance(unet, nn.Module):
+        raise ValueError(f'a {kind} has no weights that could move to a device: give a network, '
+                         'an nn.Module with forward(x, t)')
+    if more := _wants_more(unet):
+        raise ValueError(f'{kind} wants {more} beside an image and a timestep: {_wrap_it}')
     schedule, notes = _read_scheduler(scheduler)
     net = unwrap(unet)
     config = dict(getattr(net, 'config', {})) if type(net).__name__ == 'UNet2DModel' else None
@@ -445,8 +467,11 @@ def from_diffusers(
                          'a name on the hub, or from_diffusers(unet, scheduler)')
     others = [k for k, part in parts.items() if part is not None and k not in ('unet', 'scheduler')]
     if others:
+        more = _wants_more(source.unet) if hasattr(source, 'unet') else ''
+        alone = 'from_diffusers(pipe.unet, pipe.scheduler) takes that alone, and draws latents'
+        if more: alone = f'it wants {more}: {_wrap_it}'
         raise ValueError(f'this pipeline also has {", ".join(others)}, and its UNet alone draws no '
-                         'images: from_diffusers(pipe.unet, pipe.scheduler) takes that alone')
+                         f'images: {alone}')
     return _from_objects(source.unet, source.scheduler, null)
 
 # %% ../../nbs/apps/exchange.ipynb #2d9b57e4
