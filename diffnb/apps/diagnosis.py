@@ -672,7 +672,7 @@ def draw_losses(ax, e):
     ax.set(xlabel='angle in degrees', ylabel='squared error of v', yscale='log',
            title='Error by angle (bars: two standard errors)')
     ax.set_ylim(bottom=max(1e-4, ax.get_ylim()[0]))
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=9, loc='upper center', bbox_to_anchor=(.5, -.17), ncols=2)
 
 def draw_circle(ax, e):
     "Where training asked, and where a sampler stops"
@@ -700,7 +700,9 @@ def draw_samples(ax, e):
     nearest = floats(e.x[e.which[:e.m].to(e.x.device)])
     rows = dict(samples=tiles(e.samples, e)[:8], nearest=tiles(nearest, e)[:8])
     title = f'Samples of {e.calls} calls, and the nearest training items'
-    show_rows(ax, rows, ['']*len(rows['samples']), title)
+    drawn = range(len(rows['samples']))
+    told = [f'label {k % e.model.classes}' if e.model.classes else '' for k in drawn]
+    show_rows(ax, rows, told, title)
 
 # %% ../../nbs/apps/diagnosis.ipynb #387276ef
 def draw(
@@ -749,7 +751,7 @@ class Diagnosis:
 
     def _repr_html_(self):
         picture = io.BytesIO()
-        self.figure().savefig(picture, format='png', dpi=72)
+        self.figure().savefig(picture, format='png', dpi=100)
         coded = base64.b64encode(picture.getvalue()).decode()
         items = ''.join(map(as_html, self.findings))
         more = ''.join(f'<li>{escape(note)}</li>' for note in self.notes)
