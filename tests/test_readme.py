@@ -41,7 +41,14 @@ def test_its_figures_are_those_of_the_results():
     one_call = result('turns')['turns']['guided, 1']
     key = {k: f"{result('scrubber')[k]['median_ms']:.0f} ms" for k in ('jupyterlab', 'html_file')}
     text = (root/'README.md').read_text(encoding='utf-8')
+    def reach(who, error):
+        images = result('training')['images until an error'][who]['images'][f'{error} raw']
+        return f"{images/result('training')['images per second'][who]['images_per_second']:.0f}"
+    first, then = ([reach(who, error) for who in ('ours, float32', 'diffusers', 'smalldiffusion')]
+                   for error in ('0.06', '0.05'))
     told = [
+        f'our default network took {first[0]} s, diffusers {first[1]} s and smalldiffusion '
+        f'{first[2]} s; until 0.05 it was {then[0]}, {then[1]} and {then[2]} s',
         f"FLD% {one_call['percent']:.2f} ± {one_call['percent_se']:.2f} with {one_call['n']:,} digits",
         f"{speed['ours, bf16, Muon']} images/s (bfloat16), {speed['ours, float32, Muon']} (float32)",
         f"diffusers {speed['diffusers']}, smalldiffusion {speed['smalldiffusion']}, "
