@@ -195,10 +195,10 @@ def stale_noise(answer):
 # %% ../../nbs/kit/exercises.ipynb #b3049284
 @exercise('trajectories', 1)
 def _(answer):
-    if near(answer, 7, 1): return None
-    if near(answer, 12, 0): return 'These are twelve starts, not one start twelve times.'
-    if near(answer, 1, 1): return 'Most of the old noise is still there. Does none of it count?'
-    return 'Count the fours: classify(end.clamp(-1, 1)).argmax(1) == 4.'
+    if near(answer, .4, .06): return None
+    if near(answer, .56, .1): return 'DDPM parted where DDIM was to make this digit. Did yours?'
+    if near(answer, .1, .1): return 'That is chance. At 75° a trace of the digit is still there.'
+    return 'Read them with classify(end.clamp(-1, 1)).argmax(1), and compare with ends.repeat(12).'
 
 @exercise('trajectories', 2)
 def _(answer):
