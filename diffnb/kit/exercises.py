@@ -368,9 +368,9 @@ def _(answer):
 # %% ../../nbs/kit/exercises.ipynb #c067db04
 @exercise('editing', 1)
 def _(answer):
-    if near(answer, 200, 10): return 'There is also a step up between two walks of a stretch.'
-    if not near(answer, 227, 0):
-        return 'Four stretches (the last step is in none), ten walks down each, nine steps up.'
+    if near(answer, 89, 2): return 'There is also a step up between two walks of a stretch.'
+    if not near(answer, 104, 0):
+        return 'Eight stretches (the last step is in none), three walks down each, two steps up.'
 
 @exercise('editing', 2)
 def _(answer):
