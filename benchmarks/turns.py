@@ -7,6 +7,7 @@ A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA.
     python benchmarks/turns.py measure told           measure its newest checkpoint
     python benchmarks/turns.py ends told guided       where their teachers' paths arrive
     python benchmarks/turns.py before                 the teachers: DDIM at as many calls
+    python benchmarks/turns.py before mnist --sampler dpmpp --calls 2 4 8      and a better sampler
     python benchmarks/turns.py ship told guided       write diffnb/mnist-turns(-labels).safetensors
     python benchmarks/turns.py shipped                measure that from its file
     python benchmarks/turns.py train labelled-short guided-short    is it the label, or the guidance?
@@ -41,6 +42,7 @@ from diffnb.schedules import path
 runs = results.parent/'runs'/'turns'
 note = partial(common.note, 'turns')
 calls = 1, 2, 4, 8
+samplers = dict(ddim=ddim, dpmpp=dpmpp)
 base = dict(begin='mnist', every=2, levels=5, bs=64, lr=1.5e-3, lr_end=0., ema=.995, seed=0, opt=Muon,
             warmup=100)
 plan = {                       # name: settings of a run; `begin` is a shipped model or another run
@@ -231,12 +233,12 @@ def ends(name, n):
     note('paths', name, dict(row, calls=len(paths.angles) - 1))
 
 
-def before(names, n, counts=calls):
-    "The teachers, by DDIM"
+def before(names, n, counts=calls, sampler=ddim):
+    "The teachers, by DDIM or another sampler"
     for name in names or ('mnist', 'mnist-labels'):
         for k in counts:
             key = f'{name}, {k}' + (f', n {n}' if n < 10_000 else '')
-            heap('ddim', key, load(name), k, n, ddim)
+            heap(sampler.__name__, key, load(name), k, n, sampler)
 
 
 def table(record):
@@ -328,6 +330,7 @@ def main():
     p.add_argument('--eta', type=float, nargs='*', default=[0.])
     p.add_argument('--seed', type=int, default=0, help='of the noise, below 50')
     p.add_argument('--calls', type=int, nargs='*', default=calls)
+    p.add_argument('--sampler', choices=samplers, default='ddim', help='of the teachers (before)')
     a = p.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings('ignore', message='only .* images')
@@ -340,7 +343,7 @@ def main():
     elif a.verb == 'time': timing()
     elif a.verb == 'ends':
         for name in a.names or ('told', 'guided'): ends(name, a.n)
-    elif a.verb == 'before': before(a.names, a.n, a.calls)
+    elif a.verb == 'before': before(a.names, a.n, a.calls, samplers[a.sampler])
     elif a.verb == 'shipped':
         for k in a.calls: heap('shipped', f'mnist-turns, {k}', load('mnist-turns'), k, a.n)
     else:

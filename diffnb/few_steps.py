@@ -146,11 +146,12 @@ class Turner(Denoiser):
 
     def follow(self, average):
         "Take the doubled turns from these averaged weights; None: from its own weights"
+        # a function, not the module itself: torch would make that a part of this one, and save it
         self.average = None if average is None else lambda *a: average.module.predict(*a)
 
     def learn_from(self, denoise):
         "Take `v` from a denoiser `(x, phi, cond) -> Guess`; None: from the noise that was mixed in"
-        self.source = None if denoise is None else lambda *a: denoise(*a)
+        self.source = None if denoise is None else lambda *a: denoise(*a)   # as in `follow`
 
     def learn_paths(self, paths):
         """Learn the turns between stored stops, and nothing else; None: no longer. In training the

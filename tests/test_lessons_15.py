@@ -171,5 +171,7 @@ def test_the_bits_of_the_bound_are_where_the_text_says():
     assert f'{each[small].sum():.2f} are spent below {math.degrees(phi[small].max()):.1f}' in text
     high = f'{each[phi > math.radians(20)].sum():.2f}'.lstrip('0')
     assert f'which digit this will be, costs {high}.' in text
+    middle = f'{each[~small & (phi <= math.radians(20))].sum():.2f}'.lstrip('0')
+    assert f'edges and shades are left to decide, costs {middle},' in text
     last = (1 + math.log(2*math.pi*math.tan(kept['first'])**2))/2                # nats a number
     assert abs(bits_per_dim(-torch.tensor([last]), 1).item() - rest) < 1e-3
