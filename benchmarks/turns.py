@@ -64,6 +64,7 @@ tries = {                      # what changes the recipe, one thing at a time
     'doubled from the raw weights': dict(own=True),
     'v from the trained teacher': dict(source='mnist'),
     'the paths of the teacher, stored': dict(paths=10_000),
+    'the stored paths, absolute error': dict(paths=10_000, kind='l1'),
     'turns begin at the stops of equal turns': dict(at_stops=True),
     'at the stops, v from the teacher': dict(at_stops=True, source='mnist'),
 }
