@@ -64,13 +64,12 @@ def manner(
     return calls, sampler
 
 def stops(
-    model,        # A `Denoiser`, or any denoiser: then the path is that of `cosine`
-    calls=None,   # Evaluations of the denoiser (NFE); guidance's second one is counted apart
-    sampler=None, # The sampler: heun makes two calls a step
-    spacing=None, # As in `path`: 'trailing', 'leading', ...; None: the schedule's own
-)->Tensor:        # Angles in radians, falling, the last 0
+    model,         # A `Denoiser`, or any denoiser: then the path is that of `cosine`
+    calls:int=20,  # Evaluations of the denoiser (NFE); guidance's second one is counted apart
+    sampler=dpmpp, # The sampler: heun makes two calls a step
+    spacing=None,  # As in `path`: 'trailing', 'leading', ...; None: the schedule's own
+)->Tensor:         # Angles in radians, falling, the last 0
     "The path for so many calls. Raises `ValueError` for more calls than the schedule has steps"
-    calls, sampler = manner(model, calls, sampler)
     calls = whole('calls', calls, 1)
     if not callable(sampler):
         raise ValueError(f'sampler={sampler!r}: give the function itself: dpmpp, ddim, ddpm, heun, '
@@ -199,7 +198,7 @@ def trajectory(
     asked = in_eval_mode(denoise)                              # also for samplers that are not ours
     if asked is not denoise: asked = Wrapped(denoise, asked)
     if precision or compile: asked = faster(asked, model, x, precision, compile)
-    return sampler(asked, x, stops(model, calls, sampler, spacing), **more)
+    return sampler(asked, x, stops(model, *manner(model, calls, sampler), spacing), **more)
 
 # %% ../../nbs/apps/generation.ipynb #0b3ff1ca
 def per_image(
@@ -255,7 +254,7 @@ def sample_batches(
     check_settings(sampler, given, 3)
     each = dict(seeds=seeds, cond=cond, w=w, start=start)
     own = [{name: per_image(v, part, n) for name, v in each.items()} for part in parts]
-    total = len(parts)*len(stops(model, calls, sampler, more.get('spacing')))
+    total = len(parts)*len(stops(model, *manner(model, calls, sampler), more.get('spacing')))
     how = dict(more, calls=calls, sampler=sampler, clip=clip)
     return _walks(model, parts, own, how, _bar(total, progress))
 
@@ -337,7 +336,7 @@ def there_and_back(model, part, x, cond, refine, how):
     x, cond = to_float(x[part]), cond and cond[part]
     how = dict(how, w=1. if cond else None, sampler=ddim, clip=False)
     denoise = conditioned(model, cond, how['w'], False)
-    angles = stops(model, how.get('calls'), ddim, how.get('spacing'))
+    angles = stops(model, *manner(model, how.get('calls'), ddim), how.get('spacing'))
     noise = last(invert(denoise, model.encode(x.to(model.mean.device)), angles, refine)).x
     made = generate(model, len(x), cond, seeds=0, start=noise, progress=False, **how)
     return torch.cat([x, made.clamp(-1, 1)], 3)
@@ -347,7 +346,7 @@ modes = 'sample', 'denoise', 'progressive', 'interpolate', 'reconstruct'
 
 def row_length(model, mode, strip, calls, sampler, spacing):
     "How many images stand side by side in a picture"
-    steps = len(stops(model, calls, sampler, spacing))
+    steps = len(stops(model, *manner(model, calls, sampler), spacing))
     return dict(sample=1, reconstruct=2, interpolate=strip).get(mode, min(strip, steps))
 
 def sample_rows(
@@ -379,7 +378,8 @@ def sample_rows(
                            progress=progress, **how)
     if mode == 'sample':
         return ((part, as_images(model, last(s).x, how.get('clip', True))) for part, s in walks)
-    total = len(stops(model, how.get('calls'), how.get('sampler'), how.get('spacing')))
+    total = len(stops(model, *manner(model, how.get('calls'), how.get('sampler')),
+                      how.get('spacing')))
     half = 'x' if mode == 'denoise' else 'x0'
     return ((part, stages(model, s, total, strip, half)) for part, s in walks)
 
