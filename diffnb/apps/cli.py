@@ -54,6 +54,7 @@ def counted(o):
             f'the steps of its schedule, and {o.schedule} has none: add --schedule linear_beta')
     return curve('schedule_args', o.schedule, o.schedule_args)
 
+# %% ../../nbs/apps/cli.ipynb #3de732a5
 def network(o, data):
     "The description of the network, for this data"
     from diffnb.apps.checkpoints import known

@@ -403,6 +403,7 @@ def _wants_more(net):
 _wrap_it = ('put it into a module whose forward(x, t) adds that, and give the module to '
             'from_diffusers(module, scheduler): nbs/apps/exchange.ipynb shows one')
 
+# %% ../../nbs/apps/exchange.ipynb #82c99158
 def _from_objects(unet, scheduler, null):
     "A `Denoiser` of a UNet and a scheduler in memory"
     kind = type(unet).__name__

@@ -74,6 +74,7 @@ class ConvAfter(nn.Conv2d):
     "A convolution that sees one row and column of zeros below and to the right, none elsewhere"
     def forward(self, x): return super().forward(F.pad(x, (0, 1, 0, 1)))
 
+# %% ../../nbs/apps/families.ipynb #7812cf6c
 class DDPMUNet(UNet):
     "The U-Net of DDPM's own program and of diffusers, digit for digit (arXiv:2006.11239)"
     def __init__(self,

@@ -349,6 +349,7 @@ def row_length(model, mode, strip, calls, sampler, spacing):
     steps = len(stops(model, *manner(model, calls, sampler), spacing))
     return dict(sample=1, reconstruct=2, interpolate=strip).get(mode, min(strip, steps))
 
+# %% ../../nbs/apps/generation.ipynb #7539736b
 def sample_rows(
     model,         # A `Denoiser`
     n:int,         # How many pictures

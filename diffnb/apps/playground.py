@@ -38,6 +38,7 @@ def _has_learnt(model):
     "Has the model learnt its guidance, so that nothing guides it again?"
     return getattr(unwrap_denoiser(model), 'guided', False)
 
+# %% ../../nbs/apps/playground.ipynb #d7548ba1
 def _label_choices(model):
     "(words, label) of the entries of the menu; -1 is no label, -2 one of each"
     classes, names = _known_labels(model), getattr(model, 'names', None)
