@@ -1,4 +1,7 @@
 "What the lesson on samplers relies on and does not show"
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -45,3 +48,13 @@ def test_churn_of_zero_is_no_churn():
 def test_exercises(number, right, wrong):
     assert judge('samplers', number, right) is None
     assert all(judge('samplers', number, answer) for answer in wrong)
+
+
+def test_the_distances_of_digits_are_those_that_were_measured():
+    root = Path(__file__).resolve().parent.parent
+    stored = json.loads((root/'results'/'mnist.json').read_text(encoding='utf-8'))['samplers']
+    text = (root/'nbs'/'05_samplers.ipynb').read_text(encoding='utf-8')
+    plain, heuns, fresh, best = (f"{stored[name]['percent']:.2f}".lstrip('0') for name in
+                                 ('DDIM, eta 0', 'Heun', 'DDIM, eta 1', 'DPM++, eta 1'))
+    assert (f'have {plain} with DDIM in 20 calls, {heuns} with Heun, {fresh} with DDIM at `eta=1`, '
+            f'{best} with `dpmpp(eta=1)`') in text
