@@ -31,9 +31,11 @@ def refresh(
 )->Tensor:                  # Noise of the same variance, shaped as `eps`
     """Swap a share of the noise, `eta*sqrt(1 - (tan lo/tan hi)^2)`, for new.
     DDIM (Song et al. 2020, arXiv:2010.02502), equation 16, seen as an angle"""
+    if eta == 0:
+        return eps
     as_number('eta', eta, 0, 1)
     lo, hi = sorted((float(now), float(nxt)))
-    if eta == 0 or lo == hi:
+    if lo == hi:
         return eps
     r = math.tan(lo)/math.tan(hi)
     old = math.sqrt(1 - eta**2 + (eta*r)**2)
