@@ -13,6 +13,7 @@ many training digits and with few.
     python benchmarks/transformer.py table          the tables of the lesson
 """
 import argparse
+import math
 import statistics
 import time
 from functools import partial
@@ -29,7 +30,8 @@ from diffnb.apps.runs import fit
 from diffnb.denoiser import Denoiser
 from diffnb.fld import FLD
 from diffnb.kit.pictures import show_images, to_float
-from diffnb.schedules import cosine
+from diffnb.samplers import dpmpp, last, seeded
+from diffnb.schedules import cosine, path
 from diffnb.training import by_angle, validate
 from diffnb.transformer import Transformer, positions
 from diffnb.apps.families import families
@@ -206,17 +208,19 @@ def all_parts(steps=600):
         note('parts', f'{name}, seed 0', dict(
             steps=steps, training_seed=0, valid_loss=losses.mean().item(),
             valid_se=losses.std().item()/len(losses)**.5, n=len(losses)))
-        rows[name] = generate(model, 12, seeds=0, calls=20, progress=False)
+        rows[name] = last(dpmpp(model, seeded(range(12))((12, 1, 16, 16)), path(cosine, 20))).x
     folder = results/'transformer'
     folder.mkdir(exist_ok=True)
-    show_images(torch.cat(list(rows.values())), cols=12, scale=3).save(folder/'parts.png',
-                                                                      optimize=True)
+    sheet = show_images(torch.cat(list(rows.values())), cols=12, scale=3)
+    sheet.save(folder/'parts.png', optimize=True)
 
 
 def mean_and_se(values):
-    "As text, over trainings"
+    "As text, over trainings, to the digit of the error"
     values = torch.tensor(values)
-    return f'{values.mean():.3g} ± {values.std()/len(values)**.5:.1g}'
+    error = values.std().item()/len(values)**.5
+    digits = max(0, -math.floor(math.log10(error)))
+    return f'{values.mean():.{digits}f} ± {error:.{digits}f}'
 
 
 def small_table(record):

@@ -2,6 +2,7 @@
 import copy
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import tables
 from diffnb.apps.cli import main
 from diffnb.apps.datasets import load_data
-from diffnb.apps.diagnosis import checks, diagnose
+from diffnb.apps.diagnosis import Diagnosis, checks, diagnose
 from diffnb.apps.families import ResidualUNet, WithImage
 from diffnb.apps.runs import fit
 from diffnb.data import spiral
@@ -174,6 +175,30 @@ def test_a_hundred_steps_are_not_enough():
     assert look(model, data.x, label_dropout=None).names in (['undertrained'], ['untrained'])
 
 
+def test_samples_far_from_the_data_are_a_question(healthy):
+    e = copy.copy(look(healthy).evidence)
+    e.near = 2*e.near
+    said = Diagnosis(e)
+    assert said.names == ['undertrained'] and said.findings[0].question
+    assert str(said).startswith('1 question (21 checks')
+    assert '1. undertrained (a question)\n' in str(said)
+    assert '<b>undertrained (a question)</b>' in said._repr_html_()
+    e.clip = .001
+    assert str(Diagnosis(e)).startswith('1 finding and 1 question, in order of weight (21')
+
+
+def test_what_is_said_of_healthy_runs_was_measured(healthy):
+    "Those of the sprites go beyond the limit of the digits, up to 1.8: hence a question"
+    stored = json.loads((root/'results'/'diagnosis.json').read_text(encoding='utf-8'))
+    rows = stored['healthy: sprites, seed 1'].values()
+    far = [float(re.search(r'samples are ([0-9.]+) times', row['found'][0])[1]) for row in rows]
+    e = copy.copy(look(healthy).evidence)
+    e.near = 2*e.near
+    assert min(far) > 1.5 and f'healthy runs have reached {max(far):.1f}' in str(Diagnosis(e))
+    page = (root/'nbs'/'apps'/'diagnosis.ipynb').read_text(encoding='utf-8')
+    assert f'({min(far)} to {max(far)})' in page
+
+
 def test_eight_images_are_learnt_by_heart():
     model = trained(network(), data.x[:8], 300, bs=8)
     said = look(model, data.x[:8], bs=8, valid=held.x)
@@ -289,7 +314,9 @@ def test_the_notebook_shows_the_runs_that_the_limits_were_not_set_on():
     for title, rows in again.items():
         missed, alarms = (sum(bool(row[k]) for row in rows.values())
                           for k in ('missed', 'false_alarms'))
-        assert [title, str(len(rows)), str(missed), str(alarms)] in shown, title
+        asked = sum(row['false_alarms'] == ['undertrained'] for row in rows.values())
+        assert [title, *map(str, (len(rows), missed, alarms, asked))] in shown, title
         for name, row in rows.items():
             if row['missed'] or row['false_alarms']:
-                assert tables.shows(shown, f'{title}: {name}', ', '.join(row['false_alarms']))
+                run = f'{title}: {name.removeprefix("digits, ")}'
+                assert tables.shows(shown, run, ', '.join(row['false_alarms']))

@@ -44,9 +44,15 @@ class Finding(NamedTuple):
     should:str # What it should be
     remedy:str # What to change
     lesson:str # The notebook that explains it, such as '10_training'
+    question:bool=False # Does its limit not carry over to other data? Then only you can tell
+
+    @property
+    def title(self):
+        "The name, and whether it is a question only"
+        return f'{self.name} (a question)' if self.question else self.name
 
     def __str__(self):
-        return (f'{self.name}\n   found: {self.found}\n   should be: {self.should}\n'
+        return (f'{self.title}\n   found: {self.found}\n   should be: {self.should}\n'
                 f'   remedy: {self.remedy}\n   explained in: nbs/{self.lesson}.ipynb')
 
 # %% ../../nbs/apps/diagnosis.ipynb #acd7b952
@@ -503,8 +509,10 @@ def undertrained(e):
     if far < 1.5*usual or not usual: return None
     return Finding('undertrained', f'with {4*e.calls} calls and no guidance, samples are '
                    f'{far/usual:.3g} times as far from the nearest training item as real items are',
-                   'about 1, below 1.5', 'Train longer; if the loss no longer falls, take a larger '
-                   'network.', '10_training')
+                   'about 1; below 1.5 on the digits that the limit was set on',
+                   'Look at the samples: on other pictures, healthy runs have reached 1.8. If you '
+                   'see no objects in them, train longer; if the loss no longer falls, take a '
+                   'larger network.', '10_training', question=True)
 
 # %% ../../nbs/apps/diagnosis.ipynb #03b79f97
 def clipped(e):
@@ -662,13 +670,14 @@ def draw_losses(ax, e):
     "Errors by angle, beside those of simpler and of perfect guesses"
     degrees = e.phi.rad2deg()
     curves = {'guess of mean and spread': (e.simple, '--', 'C7'), 'network': (e.loss, 'o-', 'C0'),
-              'network, held-out items': (e.loss_held, 's-', 'C1'),
+              'network, held-out items': (e.loss_held, 's', 'C1'),
               'raw weights': (e.loss_raw, 'x:', 'C2'),
               'oracle of these items': (e.oracle, '-', 'k')}
     for name, (loss, style, colour) in curves.items():
         if loss is None: continue
         error = 2*loss.std(0)/len(loss)**.5
-        ax.errorbar(degrees, loss.mean(0), error, fmt=style, ms=4, color=colour, lw=1.2, label=name)
+        size = dict(ms=9, mfc='none') if style == 's' else dict(ms=4)      # open: others show through
+        ax.errorbar(degrees, loss.mean(0), error, fmt=style, color=colour, lw=1.2, label=name, **size)
     ax.set(xlabel='angle in degrees', ylabel='squared error of v', yscale='log',
            title='Error by angle (bars: two standard errors)')
     ax.set_ylim(bottom=max(1e-4, ax.get_ylim()[0]))
@@ -739,8 +748,11 @@ class Diagnosis:
         return draw(self.evidence)
 
     def title(self):
-        n = len(self.findings)
-        many = {0: 'No findings', 1: '1 finding'}.get(n, f'{n} findings, in order of weight')
+        asked = sum(finding.question for finding in self.findings)
+        n = len(self.findings) - asked
+        said = [f'{k} {word}{"s"*(k > 1)}' for k, word in ((n, 'finding'), (asked, 'question')) if k]
+        many = ' and '.join(said) or 'No findings'
+        if n + asked > 1: many += ', in order of weight'
         return f'{many} ({len(checks)} checks, {min(self.evidence.n, len(self.evidence.x))} items)'
 
     def __repr__(self):
@@ -761,7 +773,7 @@ class Diagnosis:
 # %% ../../nbs/apps/diagnosis.ipynb #d693b30f
 def as_html(finding):
     "A finding as an item of a list"
-    name, found, should, remedy = map(escape, finding[:4])
+    name, found, should, remedy = map(escape, (finding.title, *finding[1:4]))
     return (f'<li><b>{name}</b>: {found}; should be: {should}.<br>{remedy} '
             f'<a href="{home}/{finding.lesson}.ipynb">Why?</a></li>')
 
