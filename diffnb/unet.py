@@ -301,6 +301,10 @@ def u_level(
     i:int=0,         # Which level
 )->Level:            # Level `i`, with all deeper ones in it; it returns `widths[i + 1]` channels
     "Build a U from the outside in"
+    # UNet(1) has the widths 16, 16, 32, 64. Its levels, from outside in:
+    # 0: down 16 -> 16, inner 16 -> 16, up 16 + 16 -> 16
+    # 1: down 16 -> 32, inner 32 -> 32, up 32 + 32 -> 32
+    # 2: down 32 -> 64, inner 64 -> 64 (the bottom), up 64 + 64 -> 64
     o, cin, cout = builder.o, widths[i], widths[i + 1]
     attend = i in o.attention
     sizes = [cin] + [cin if o.widen == 'down' else cout]*o.blocks  # channels along the way down
