@@ -8,6 +8,7 @@ results/likelihood.json, with two pictures. Needs MNIST and CIFAR-10 in DIFFNB_D
     python benchmarks/likelihood.py paired      the same fewer images with 16 steps, 2 minutes
     python benchmarks/likelihood.py finest      twenty digits with 32 steps and with 64, 2 minutes
     python benchmarks/likelihood.py rank        how many drawn digits are less dense than an empty page
+    python benchmarks/likelihood.py rank-real   and how many real ones
 """
 import argparse
 import math
@@ -142,6 +143,15 @@ def rank(model, n=100, pages=8):
         seconds=round(seconds), each=[round(b, 3) for b in drawn.tolist()]))
 
 
+def rank_real(model, n=100):
+    "The same for digits of the test set, beside the page of `rank`"
+    page = common.noted('likelihood')['rank']['empty page']['page']
+    bits, seconds = judged(model, images('digits')[:n], path(karras(sigma=(.002, 80)), 32))
+    note('rank', 'digits', dict(
+        n=n, less_dense=(bits > page).sum().item(), digits=bits.mean().item(), steps=32,
+        seconds=round(seconds), each=[round(b, 3) for b in bits.tolist()]))
+
+
 names = ['digits', 'training digits', 'drawn', 'photographs', 'noise', 'empty page', 'grey page',
          'white page']
 
@@ -162,6 +172,7 @@ def main():
         elif name == 'paired': paired(model)
         elif name == 'finest': finest(model)
         elif name == 'rank': rank(model)
+        elif name == 'rank-real': rank_real(model)
         elif name == 'bound':
             begun = time.time()
             bits, phis, losses = bound(model, images('digits')[:300])

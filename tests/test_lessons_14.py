@@ -308,8 +308,10 @@ def test_the_table_says_what_was_measured(monkeypatch):
     said = benchmark.table(record)
     cells = json.loads((root/'nbs'/'14_few_steps.ipynb').read_text(encoding='utf-8'))['cells']
     assert said.count('\n') > 3 and any(said in ''.join(c['source']) for c in cells)
-    for more in (benchmark.guided_table(record), benchmark.table_of_tries(record)):
-        assert more.count('\n') >= 4 and any(more in ''.join(c['source']) for c in cells)
+    guided, tries = benchmark.guided_table(record), benchmark.table_of_tries(record)
+    project = json.loads((root/'nbs'/'projects'/'mnist.ipynb').read_text(encoding='utf-8'))['cells']
+    for more, where in ((guided, cells), (tries, project)):
+        assert more.count('\n') >= 4 and any(more in ''.join(c['source']) for c in where)
     text = ''.join(''.join(c['source']) for c in cells)
     own = [f'{record["turns"][f"unlabelled, {k}"]["percent"]:.2f} ± '
            f'{record["turns"][f"unlabelled, {k}"]["percent_se"]:.2f} with' for k in (1, 2)]
@@ -320,6 +322,36 @@ def test_the_table_says_what_was_measured(monkeypatch):
     assert ' to '.join(f'{r["percent"]:.2f} ± {r["percent_se"]:.2f}' for r in (plain, better)) in text
     mean = record['ddim']['mnist, 1']
     assert f'a precision of {mean["precision"]:.2f}, and a recall of {mean["recall"]:.0f}' in text
+
+
+def test_five_recipes_stand_in_the_lesson_with_a_verdict(monkeypatch):
+    monkeypatch.syspath_prepend(str(root/'benchmarks'))
+    benchmark = importlib.import_module('turns')
+    record = json.loads((root/'results'/'turns.json').read_text(encoding='utf-8'))
+    text = (root/'nbs'/'14_few_steps.ipynb').read_text(encoding='utf-8')
+    full = benchmark.table_of_tries(record).splitlines()[2:]
+    verdicts = {'a quarter turns': 'worse with 1 and 2 calls', 'turns from 22.5 degrees on': 'worse',
+                'v from the trained teacher': 'better with 1 and 2 calls',
+                'the paths of the teacher, stored': 'better'}
+    assert f'{full[0]} |' in text
+    for name, verdict in verdicts.items():
+        row, = [line for line in full if line.startswith(f'| {name} |')]
+        assert f'{row} {verdict} |' in text
+        sign, found = 1 if 'worse' in verdict else -1, []
+        for k in (1, 2, 4):
+            a, b = (record['tries'][f'{which}, {k}'] for which in (name, 'half of the batch turns'))
+            found.append(sign*(a['percent'] - b['percent'])
+                         > 2*(a['percent_se']**2 + b['percent_se']**2)**.5)
+        assert found == ([True, True, False] if 'calls' in verdict else [True]*3), name
+
+
+def test_label_and_guidance_are_taken_apart_as_measured():
+    rows = json.loads((root/'results'/'turns.json').read_text(encoding='utf-8'))['turns']
+    text = (root/'nbs'/'14_few_steps.ipynb').read_text(encoding='utf-8')
+    for name, says in (('labelled', 'with labels'), ('guided', 'with labels and guidance')):
+        three = [rows[f'{name}-short, {k}, n 2000'] for k in (1, 2, 4)]
+        said = ' | '.join(f'{r["percent"]:.2f} ± {r["percent_se"]:.2f}' for r in three)
+        assert f'| {says} | {said} |' in text
 
 
 def test_the_times_are_those_that_were_measured():

@@ -155,6 +155,9 @@ def test_the_text_says_what_was_measured():
     page = rows['rank']['empty page']
     said = f'Of {page["n"]} digits that the model draws, {page["less_dense"]} have a lower density'
     assert said in text and sum(b > page['page'] for b in page['each']) == page['less_dense']
+    real = rows['rank']['digits']
+    assert f'than the empty page, and of {real["n"]} real ones {real["less_dense"]}.' in text
+    assert sum(b > page['page'] for b in real['each']) == real['less_dense']
     finest = rows['finest']['digits']
     assert f'With 64 steps, {finest["n"]} digits take only {finest["more"]:.3f} more' in text
 
