@@ -1,6 +1,6 @@
 """What known faults cost: real digits, spoiled as in lesson 11, by the FLD.
 
-    python benchmarks/faults.py       writes results/faults.json; needs MNIST, about 5 minutes
+    python benchmarks/faults.py       writes results/faults.json; needs MNIST, about a minute
 """
 import argparse
 
