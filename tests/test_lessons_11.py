@@ -204,6 +204,39 @@ def test_the_judges_that_the_lesson_quotes():
         assert raw in text and f"| {name} | {shares} |" in text
 
 
+def test_the_prices_that_the_lesson_quotes(monkeypatch):
+    monkeypatch.syspath_prepend(str(root/'benchmarks'))
+    import faults
+    record = json.loads((root/'results/faults.json').read_text(encoding='utf-8'))
+    lesson = json.loads((root/'nbs/11_fld.ipynb').read_text(encoding='utf-8'))
+    cell, = (''.join(c['source']) for c in lesson['cells'] if 'on_mnist = {' in ''.join(c['source']))
+    code = cell[:cell.index('rows, faults = ')]
+    told = dict(torch=torch, F=F, to_float=to_float)
+    exec(code, told)
+    assert record['n'] == 10_000 and record['reference'] == 'mnist-test'
+    assert record['accuracy'] > .985
+    found = {name: [r['percent'], r['percent_se']] for name, r in record['rows'].items()}
+    assert [*told['on_mnist']] == [*found]
+    for name, price in told['on_mnist'].items():
+        assert_close(torch.tensor(price), torch.tensor(found[name]), rtol=0, atol=.00501)
+    price = {name: percent for name, (percent, _) in found.items()}
+    assert price['3 % salt'] < price['paler by a fifth'] < price['blurred'] < price['only 4s and 9s']
+    assert price['shifted by a pixel'] < price['no 8s']
+    for name, x in told['spoiled'](real, 50).items():
+        assert_close(x, faults.spoiled(real, 50)[name]())
+
+
+def test_faults_cost_in_the_order_that_both_columns_show(meter):
+    x = to_float(real.x[:797])
+    pairs = to_float(real.x[(real.y == 4) | (real.y == 9)])
+    salt = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < .03
+    faults = torch.where(salt, 1., x), .8*(x + 1) - 1, blur(x), pairs
+    prices = [meter(z).percent for z in faults]
+    assert prices == sorted(prices)
+    moved = F.pad(x, (1, 0, 0, 0), value=-1)[..., :-1]
+    assert meter(moved).percent > meter(to_float(real.x[real.y != 8][:797])).percent
+
+
 def test_the_answers_that_depend_on_measurements(meter):
     with pytest.warns(UserWarning, match='are these images in'):
         percent = meter((to_float(real.x) + 1)/2).percent
