@@ -1,4 +1,5 @@
-"The tables that a notebook shows, cell by cell: a number is looked for in its own row"
+"""The tables that a notebook shows, cell by cell (a number is looked for in its own row), and those
+that a run writes"""
 import json
 from pathlib import Path
 
@@ -23,3 +24,8 @@ def shows(rows, *wanted):
     "Is there a row that holds all of these? `1.20` stands for the cells `1.20` and `1.20 ± 0.03`"
     def holds(row, w): return any(f'{c} '.startswith(f'{w} ') for c in row)
     return any(all(holds(row, w) for w in wanted) for row in rows)
+
+
+def run_table(folder):
+    "The table of a run, the head first, but for speeds: [step, loss, rate, norm of the gradient]"
+    return [line.split(',')[:4] for line in (folder/'log.csv').read_text().splitlines()]

@@ -195,7 +195,8 @@ def test_whole_numbers_of_any_make(whole):
         model = small(3)
         data, held = (points, labels), (points[:8], labels[:8])
         return fit(model, data, steps=n(4), bs=n(16), seed=n(5), warmup=n(1), keep=n(3), valid=held,
-                   patience=n(3), every=dict(valid=n(2), preview=n(0)), accumulate=n(2), label_dropout=.3,
+                   patience=n(3), every=dict(valid=n(2), preview=n(0)), accumulate=n(2),
+                   label_dropout=.3,
                    progress=False)
 
     assert same(run(whole), run(int))
@@ -393,7 +394,8 @@ def test_the_optimiser_keeps_the_layout_of_its_weights(opt, tmp_path, monkeypatc
 def test_an_average_is_a_denoiser(tmp_path):
     model = small(3, mean=[1., 2.], std=[3., 4.])
     ema = EMA(model, .9)
-    for _ in train(model, batches((points, labels), 16), 3, label_dropout=.1): ema.update_parameters(model)
+    for _ in train(model, batches((points, labels), 16), 3, label_dropout=.1):
+        ema.update_parameters(model)
     assert ema.shape == model.shape == (2,)
     assert ema.schedule is ema.module.schedule and ema.target == 'v'
     assert ema.decode(ema.encode(points)).allclose(points, atol=1e-5)

@@ -1,4 +1,5 @@
-"The house stands: arrows point down, no private name crosses a module, lessons keep to their size; and the check notices where one does not"
+"""The house stands: arrows point down, no private name crosses a module, lessons keep to their
+size; and the check notices where one does not"""
 import json
 import shutil
 import sys
@@ -23,7 +24,9 @@ def test_there_is_a_house():
 @pytest.fixture
 def copy(tmp_path):
     for part in ('nbs', 'diffnb'):
-        shutil.copytree(root/part, tmp_path/part, ignore=shutil.ignore_patterns('*.safetensors', '*.png', '__pycache__', 'projects', 'reference', 'solutions'))
+        shutil.copytree(root/part, tmp_path/part,
+                        ignore=shutil.ignore_patterns('*.safetensors', '*.png', '__pycache__',
+                                                      'projects', 'reference', 'solutions'))
     return tmp_path
 
 
@@ -31,7 +34,8 @@ def copy(tmp_path):
     ('angle', 'from .samplers import ddim', 'imports samplers, which stands above it'),
     ('angle', 'import diffnb.samplers', 'imports samplers, which stands above it'),
     ('angle', 'from . import samplers', 'imports samplers, which stands above it'),
-    ('angle', 'def f():\n    from .samplers import ddim', 'imports samplers, which stands above it'),
+    ('angle', 'def f():\n    from .samplers import ddim',
+     'imports samplers, which stands above it'),
     ('kit.files', 'from ..angle import mix', 'imports angle, which stands above it'),
     ('samplers', 'from diffnb.apps.runs import fit', 'imports apps.runs, which stands above it'),
     ('samplers', 'from .angle import _pair', 'imports the private name _pair of angle'),
@@ -49,7 +53,8 @@ def test_what_breaks_a_rule_is_noticed(copy, module, line, says):
 def test_a_circle_is_noticed(copy):
     for a, b in (('files', 'config'), ('config', 'files')):
         fname = copy/'diffnb'/'kit'/f'{a}.py'
-        fname.write_text(fname.read_text(encoding='utf-8') + f'\nfrom .{b} import *\n', encoding='utf-8')
+        fname.write_text(fname.read_text(encoding='utf-8') + f'\nfrom .{b} import *\n',
+                         encoding='utf-8')
     assert any('imports itself by way of others' in c for c in house.complaints(copy))
 
 

@@ -239,7 +239,8 @@ class Points(torch.nn.Module):
             torch.nn.Linear(64, 1))
 
     def forward(self, x, phi, cond=None, turn=None):
-        told = [f(k*a)[:, None] for k in (1, 2) for a in (phi, turn) for f in (torch.sin, torch.cos)]
+        told = [f(k*a)[:, None] for k in (1, 2) for a in (phi, turn)
+                for f in (torch.sin, torch.cos)]
         return self.layers(torch.cat([x, *told], 1))
 
 
@@ -317,7 +318,8 @@ def test_the_table_says_what_was_measured(monkeypatch):
     told, ends = record['turns']['told, 8']['percent'], record['paths']['told']['percent']
     assert f'({told:.2f} and {ends:.2f})' in text and round(told/ends, 1) == 1.4
     plain, better = record['ddim']['mnist, 8'], record['dpmpp']['mnist, 8, n 2000']
-    assert ' to '.join(f'{r["percent"]:.2f} ± {r["percent_se"]:.2f}' for r in (plain, better)) in text
+    assert ' to '.join(f'{r["percent"]:.2f} ± {r["percent_se"]:.2f}'
+                       for r in (plain, better)) in text
     mean = record['ddim']['mnist, 1']
     assert f'a precision of {mean["precision"]:.2f}, and a recall of {mean["recall"]:.0f}' in text
 

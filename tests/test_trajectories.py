@@ -1,4 +1,5 @@
-"Pictures of trajectories: what the notebook shows was measured, and what cannot be drawn is refused"
+"""Pictures of trajectories: what the notebook shows was measured, and what cannot be drawn is
+refused"""
 import json
 import math
 import sys
