@@ -12,11 +12,15 @@ def source(cell): return ''.join(cell['source'])
 def cells(name): return json.loads((root/'nbs'/name).read_text(encoding='utf-8'))['cells']
 
 
+def texts(name):
+    "Every output of a notebook that is Markdown"
+    shown = [o.get('data', {}) for c in cells(name) for o in c.get('outputs', ())]
+    return [''.join(data['text/markdown']) for data in shown if 'text/markdown' in data]
+
+
 def rows(name):
     "Every row of every table in the outputs of a notebook: a list of its cells"
-    shown = [''.join(o.get('data', {}).get('text/markdown', ''))
-             for c in cells(name) for o in c.get('outputs', ())]
-    lines = [line for s in shown for line in s.splitlines() if line.startswith('|')]
+    lines = [line for s in texts(name) for line in s.splitlines() if line.startswith('|')]
     return [[c.strip(' *') for c in line.split('|')[1:-1]] for line in lines]
 
 

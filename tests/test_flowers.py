@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tables import rows, shows, source
+from tables import cells, rows, shows, source
 from torch import nn
 from torch.testing import assert_close
 
@@ -17,10 +17,6 @@ from diffnb.data import Images
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'benchmarks'))
 import flowers  # noqa: E402
-
-
-def cells():
-    return json.loads((root/'nbs'/'projects/flowers.ipynb').read_text(encoding='utf-8'))['cells']
 
 
 @pytest.fixture(scope='module')
@@ -96,8 +92,9 @@ def test_the_nearest_are_shown(stored, shown):
 
 def test_every_picture_of_the_long_run_is_there():
     says = 'is not in results/flowers yet'
-    assert any(says in source(c) for c in cells()), 'the notebook says it in other words now'
-    assert says not in str([c.get('outputs') for c in cells()])
+    notebook = cells('projects/flowers.ipynb')
+    assert any(says in source(c) for c in notebook), 'the notebook says it in other words now'
+    assert says not in str([c.get('outputs') for c in notebook])
 
 
 def test_without_a_file_all_the_photographs_are_taken(monkeypatch):
@@ -117,7 +114,7 @@ def test_inception_sees_the_whole_picture(tmp_path, monkeypatch):
     inception_v3 = importlib.import_module('torchvision.models').inception_v3
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.setattr(torch.hub, '_hub_dir', None)
-    texts = [source(c) for c in cells() if c['cell_type'] == 'code']
+    texts = [source(c) for c in cells('projects/flowers.ipynb') if c['cell_type'] == 'code']
     code = {name: next(t for t in texts if f'def {name}(' in t) for name in ('lent', 'inception')}
     space = dict(importlib=importlib, torch=torch, F=F, nn=nn, Path=Path, assert_close=assert_close)
     for text in code.values(): exec(text.split('eyes = ')[0], space)

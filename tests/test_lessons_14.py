@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tables import cells, source
 from torch.testing import assert_close
 
 from diffnb.angle import Guess, aim, mix, unmix
@@ -307,11 +308,11 @@ def test_the_table_says_what_was_measured(monkeypatch):
     benchmark = importlib.import_module('turns')
     record = json.loads((root/'results'/'turns.json').read_text(encoding='utf-8'))
     said = benchmark.table(record)
-    cells = json.loads((root/'nbs'/'14_few_steps.ipynb').read_text(encoding='utf-8'))['cells']
-    assert said.count('\n') > 3 and any(said in ''.join(c['source']) for c in cells)
+    sources = [source(c) for c in cells('14_few_steps.ipynb')]
+    assert said.count('\n') > 3 and any(said in s for s in sources)
     for more in (benchmark.guided_table(record), benchmark.table_of_tries(record)):
-        assert more.count('\n') >= 4 and any(more in ''.join(c['source']) for c in cells)
-    text = ''.join(''.join(c['source']) for c in cells)
+        assert more.count('\n') >= 4 and any(more in s for s in sources)
+    text = ''.join(sources)
     own = [f'{record["turns"][f"unlabelled, {k}"]["percent"]:.2f} ± '
            f'{record["turns"][f"unlabelled, {k}"]["percent_se"]:.2f} with' for k in (1, 2)]
     assert f'{own[0]} one, {own[1]} two' in text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tables import source
+from tables import cells, source, texts
 from torch import nn
 
 from diffnb.apps.checkpoints import load
@@ -18,19 +18,12 @@ root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'benchmarks'))
 import sprites  # noqa: E402
 
+notebook = cells('projects/sprites.ipynb')
+shown = '\n'.join(texts('projects/sprites.ipynb'))
+
 
 @pytest.fixture(scope='module')
 def stored(): return json.loads((root/'results'/'sprites.json').read_text(encoding='utf-8'))
-
-
-def cells():
-    return json.loads((root/'nbs'/'projects/sprites.ipynb').read_text(encoding='utf-8'))['cells']
-
-
-def markdown():
-    "All that the outputs of the notebook show as text"
-    outputs = [o.get('data', {}) for c in cells() for o in c.get('outputs', ())]
-    return '\n'.join(''.join(o.get('text/markdown', '')) for o in outputs)
 
 
 def test_every_row_says_how_it_was_made(stored):
@@ -71,12 +64,11 @@ def test_the_original_trains_on_the_entries_of_its_table():
 
 def test_every_picture_of_the_long_run_is_there():
     says = 'is not in results/sprites yet'
-    assert any(says in source(c) for c in cells()), 'the notebook says it in other words now'
-    assert says not in str([c.get('outputs') for c in cells()])
+    assert any(says in source(c) for c in notebook), 'the notebook says it in other words now'
+    assert says not in str([c.get('outputs') for c in notebook])
 
 
 def test_the_nearest_are_shown(stored):
-    shown = markdown()
     r = stored['nearest']['DPM++ 25, w 1']
     for d in r['to_train'] + r['to_held'] + [r['unseen_first'], r['unseen_half']]:
         assert f'{d:.2f}' in shown
@@ -85,7 +77,7 @@ def test_the_nearest_are_shown(stored):
 
 
 def test_formulas_have_single_backslashes():
-    assert not [c for c in cells() if c['cell_type'] == 'markdown' and '$\\\\' in source(c)]
+    assert not [c for c in notebook if c['cell_type'] == 'markdown' and '$\\\\' in source(c)]
 
 
 def numbers(name, r):
@@ -95,30 +87,29 @@ def numbers(name, r):
 
 
 def test_the_notebook_shows_the_numbers_that_are_stored(stored):
-    shown = markdown()
     for name, r in stored['table'].items():
         assert numbers(name, r) in shown, f'{name}: run the notebook again'
 
 
 def test_the_notebook_shows_the_long_training():
     long = json.loads((root/'results'/'sprites-long.json').read_text(encoding='utf-8'))
-    rows = [line for line in markdown().splitlines() if line.startswith('| **ours, 38 min** ')]
+    rows = [line for line in shown.splitlines() if line.startswith('| **ours, 38 min** ')]
     for name, r in long['table'].items():
         assert r['steps'] == 20_000 and r['parameters'] == 626_371
-        shown = any(numbers(name, r) in line for line in rows)
-        assert shown, f'{name}: run the notebook again'
+        there = any(numbers(name, r) in line for line in rows)
+        assert there, f'{name}: run the notebook again'
     best = long['table']['DPM++ 25, w 1']
     assert best['agreement'] >= .8 and best['fld'] <= 1.5 and 37 < best['cpu_seconds']/60 < 39
 
 
 def test_nothing_is_called_original_that_is_not():
-    text = ''.join(source(c) for c in cells())
+    text = ''.join(source(c) for c in notebook)
     assert "two minutes, the original's settings in our network" in text
     assert "caption('original" not in text
 
 
 def test_the_makers_of_the_sprites_are_named():
-    text = ''.join(''.join(c['source']) for c in cells() if c['cell_type'] == 'markdown')
+    text = ''.join(source(c) for c in notebook if c['cell_type'] == 'markdown')
     assert 'DragonDePlatino' in text and 'DawnBringer' in text and 'CC BY 4.0' in text
 
 
