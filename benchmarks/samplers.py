@@ -27,7 +27,9 @@ def ours():
     net = lambda x, phi: unmix(x, out, phi, 'eps')
     stops = path(linear_beta, n)
     def run(sampler, denoise, **kw):
-        def go(): last(sampler(denoise, x, stops, **kw)); return n
+        def go():
+            last(sampler(denoise, x, stops, **kw))
+            return n
         return go
     return {'diffnb ddim, the walk alone': run(ddim, ready),
             'diffnb ddim with unmix': run(ddim, net),

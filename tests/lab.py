@@ -109,7 +109,9 @@ class Lab:
                                        env=self.env, stdout=self.log, stderr=subprocess.STDOUT,
                                        start_new_session=True)
         try: self.url = self.until(self.address, 120, 'JupyterLab to start')
-        except BaseException: self.__exit__(); raise
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def address(self):
@@ -172,7 +174,9 @@ class Lab:
         # SIGTERM alone can take it 20 s
         with contextlib.suppress(Exception): self.api('shutdown', 'POST')
         for sig in (signal.SIGTERM, getattr(signal, 'SIGKILL', signal.SIGTERM)):
-            try: self.server.wait(5); break
+            try:
+                self.server.wait(5)
+                break
             except subprocess.TimeoutExpired: self.end(sig)
         self.server.wait()
         self.log.close()

@@ -66,7 +66,9 @@ def test_settings_are_checked_at_the_call(call):
 @pytest.mark.parametrize('sampler', [*SAMPLERS, invert])
 def test_no_grad_holds_inside_and_does_not_leak(sampler):
     inside = []
-    def spy(x, phi): inside.append(torch.is_grad_enabled()); return zero(x, phi)
+    def spy(x, phi):
+        inside.append(torch.is_grad_enabled())
+        return zero(x, phi)
     for _ in sampler(spy, START, path(cosine, 3)): assert torch.is_grad_enabled()
     assert inside and not any(inside)
 

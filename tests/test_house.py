@@ -1,8 +1,10 @@
 """The house stands: arrows point down, no private name crosses a module, lessons keep to their
 size; and the check notices where one does not"""
+import io
 import json
 import shutil
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,24 @@ import house  # noqa: E402
 
 
 def test_the_house_stands(): assert house.complaints() == []
+
+
+def scripts():
+    "Everything in Python that is written by hand, outside notebooks"
+    folders = 'benchmarks', 'tests', 'tools', 'examples'
+    return [root/'conftest.py', *(f for folder in folders for f in (root/folder).glob('*.py'))]
+
+
+def test_scripts_keep_to_a_hundred_columns_and_a_statement_a_line():
+    bad = []
+    for f in scripts():
+        text = f.read_text(encoding='utf-8')
+        bad += [f'{f.name}, line {i}' for i, line in enumerate(text.splitlines(), 1)
+                if len(line) > 100]
+        words = tokenize.generate_tokens(io.StringIO(text).readline)
+        bad += [f'{f.name}, line {w.start[0]}: ;' for w in words
+                if w.type == tokenize.OP and w.string == ';']
+    assert not bad
 
 
 def test_there_is_a_house():
