@@ -127,7 +127,7 @@ def processor():
     return f'{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads'
 
 
-def load():
+def load_average():
     "How busy the machine is, over 1, 5 and 15 minutes; [] where the system does not say"
     return [round(v, 1) for v in os.getloadavg()] if hasattr(os, 'getloadavg') else []
 

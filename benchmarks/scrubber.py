@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import keep, load
+from common import keep, load_average
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tests'))
 import lab as driver  # noqa: E402
@@ -219,7 +219,8 @@ def main():
     keep('scrubber', table=shown, jupyterlab=live, without_kernel=gone, html_file=alone,
          build_s=[round(t, 3) for t in build], build_28_s=[round(t, 3) for t in build_28],
          playground_s=[round(t, 2) for t in drawn], seed=0, seconds=round(time.time() - begun),
-         html_bytes=html, notebook_bytes=saved, load=load())
+         html_bytes=html, notebook_bytes=saved,
+         load=load_average())
     print('\n'.join(f'{k:75}{v}' for k, v in shown.items()))
 
 
