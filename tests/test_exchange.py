@@ -17,8 +17,7 @@ from diffnb.angle import Guess
 from diffnb.apps.checkpoints import load, save
 from diffnb.apps.exchange import (
     differences, from_diffusers, from_sigma, layer_names, obstacles, push_to_hub, schedule_of,
-    step_angles,
-    to_diffusers, to_sigma)
+    step_angles, to_diffusers, to_sigma)
 from diffnb.apps.families import DDPMUNet, families
 from diffnb.denoiser import Denoiser
 from diffnb.guidance import guide

@@ -196,8 +196,7 @@ def test_whole_numbers_of_any_make(whole):
         data, held = (points, labels), (points[:8], labels[:8])
         return fit(model, data, steps=n(4), bs=n(16), seed=n(5), warmup=n(1), keep=n(3), valid=held,
                    patience=n(3), every=dict(valid=n(2), preview=n(0)), accumulate=n(2),
-                   label_dropout=.3,
-                   progress=False)
+                   label_dropout=.3, progress=False)
 
     assert same(run(whole), run(int))
     model = small(shape=(2,))

@@ -78,9 +78,8 @@ def test_distance_is_real_and_finite_for_flat_clouds():
 
 @pytest.mark.parametrize('change, says', [
     (lambda x: x.x[:84], 'too few'), (lambda x: x.x[:0], 'shape'), (lambda x: x.x[0], 'shape'),
-    (lambda x: x.x[..., :5], 'square'),
-    (lambda x: x.x.repeat(1, 2, 1, 1), 'C 1 or 3'), (lambda x: x.x.float(), 'values from 0 to 255'),
-    (lambda x: x.x.long(), 'int64'),
+    (lambda x: x.x[..., :5], 'square'), (lambda x: x.x.repeat(1, 2, 1, 1), 'C 1 or 3'),
+    (lambda x: x.x.float(), 'values from 0 to 255'), (lambda x: x.x.long(), 'int64'),
     (lambda x: to_float(x.x)*torch.nan, '797 of 797 images hold NaN'),
     (lambda x: x.x.numpy(), 'ndarray')])
 def test_what_is_no_picture_is_refused(digits, change, says):

@@ -34,7 +34,7 @@ def test_an_interval_may_be_in_epochs(tmp_path, said, at):
 
 @pytest.mark.parametrize('data, said, what', [
     (points, '1 epoc', '2 epochs'), (points, 'epochs', '2 epochs'), (points, '1.5', 'whole number'),
-                                              (None, '1 epoch', 'a stream has no end')])
+    (None, '1 epoch', 'a stream has no end')])
 def test_other_intervals_are_refused(tmp_path, data, said, what):
     if data is None: data = batches(points, 16)
     with pytest.raises(ValueError, match=what):
