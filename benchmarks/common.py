@@ -1,4 +1,6 @@
-"Side by side in one process: take turns, repeat, quote medians and ratios"
+"""What the benchmarks share: side by side in one process (take turns, repeat, quote medians and
+ratios), trainings that are done once, pictures from fixed noise, and the files of results"""
+import argparse
 import json
 import os
 import platform
@@ -61,6 +63,42 @@ def draw(
     return x.clamp(-1, 1), time.time() - start
 
 
+def parser(doc):
+    "A parser of arguments whose help shows the text of a script as it stands"
+    plain = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=doc, formatter_class=plain)
+
+
+def parameters(net):
+    "How many numbers a network learns"
+    return sum(p.numel() for p in net.parameters())
+
+
+def train_once(folder, train):
+    """The model of a run, and what its training cost: from the folder if it is done already.
+
+    If not, `train(begun)` makes both; `begun` says whether the folder holds a run to go on with.
+    """
+    from diffnb.apps.checkpoints import load
+    done = folder/'done.json'
+    if done.exists(): return load(folder), json.loads(done.read_text())
+    model, cost = train(any(folder.glob('state-*')))
+    done.write_text(json.dumps(cost))
+    return model, cost
+
+
+def keep_picture(fname, image, colours=None):
+    "Write an image, with so many colours, or all; the folder is made"
+    fname.parent.mkdir(parents=True, exist_ok=True)
+    if colours: image = image.quantize(colours)
+    image.save(fname, optimize=True)
+
+
+def percent_error(score):
+    "The standard error of a score's `percent`"
+    return 100*score.se/(score.ref.noise - score.floor)
+
+
 def needs_linux():
     "End with a clear line where the kernel's counters are not there"
     if not Path('/proc/self/status').exists():
@@ -82,34 +120,44 @@ def peak_mb(code, *args):
 
 def processor():
     "What this ran on, in words"
-    try: names = [s.split(':')[1].strip() for s in Path('/proc/cpuinfo').read_text().splitlines() if s.startswith('model name')]
-    except OSError: names = []
-    return f'{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads'
+    try: lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError: lines = []
+    names = [s.split(':')[1].strip() for s in lines if s.startswith('model name')]
+    name = names[0] if names else platform.processor()
+    return f'{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads'
 
 
-def load():
-    "How busy the machine is, by the minute, or by five or fifteen; [] where the system does not say"
+def load_average():
+    "How busy the machine is, over 1, 5 and 15 minutes; [] where the system does not say"
     return [round(v, 1) for v in os.getloadavg()] if hasattr(os, 'getloadavg') else []
 
 
-def git(*args): return subprocess.run(['git', *args], capture_output=True, text=True, cwd=results.parent).stdout.strip()
+def git(*args):
+    "What git answers in the repository"
+    done = subprocess.run(['git', *args], capture_output=True, text=True, cwd=results.parent)
+    return done.stdout.strip()
 
 
 def origin():
-    "The command; the commit, with a + where something was changed since; the script itself, as git names its content"
+    """The command; the commit, with a + where something was changed since; the script itself, as
+    git names its content"""
     script = Path(sys.argv[0]).resolve()
     inside = script.is_relative_to(results.parent) and script.is_file()
-    return dict(command=' '.join(['python', str(script.relative_to(results.parent)) if inside else script.name, *sys.argv[1:]]),
-                commit=git('rev-parse', '--short', 'HEAD') + '+'*bool(git('status', '--porcelain', 'diffnb', 'benchmarks')),
+    name = str(script.relative_to(results.parent)) if inside else script.name
+    changed = git('status', '--porcelain', 'diffnb', 'benchmarks')
+    return dict(command=' '.join(['python', name, *sys.argv[1:]]),
+                commit=git('rev-parse', '--short', 'HEAD') + '+'*bool(changed),
                 script=git('hash-object', str(script))[:10] if inside else '')
 
 
-began = origin()                    # a row may come hours later, when files and commits are others than those that run
+# A row may come hours later, when files and commits are others than those that run
+began = origin()
 
 
 def about():
     "What a number needs beside it: where it came from, and the machine"
-    return {**began, **dict(hardware=processor(), python=platform.python_version(), torch=torch.__version__)}
+    machine = dict(hardware=processor(), python=platform.python_version(), torch=torch.__version__)
+    return {**began, **machine}
 
 
 def keep(name, **numbers):
@@ -135,5 +183,7 @@ def change(name, how, out=results):
 
 def note(name, section, key, row, out=results):
     "Add a row to a section of results/NAME.json, with what it needs beside it, and say so"
-    change(name, lambda record: record.setdefault(section, {}).update({key: {**about(), **row}}), out)
-    print(section, '|', key, '|', {k: v for k, v in row.items() if not isinstance(v, (dict, list))}, flush=True)
+    said = {k: v for k, v in row.items() if not isinstance(v, (dict, list))}
+    row = {**about(), **row}
+    change(name, lambda record: record.setdefault(section, {}).update({key: row}), out)
+    print(section, '|', key, '|', said, flush=True)

@@ -4,7 +4,8 @@ tests/exchange.safetensors, what two small networks of diffusers answered, for t
     python benchmarks/exchange.py            all of it; about 5 minutes on one core
     python benchmarks/exchange.py in         some parts: in, pipelines, sigma, record
 
-Needs diffusers. Of k-diffusion only the samplers are imported, so that most of what it wants is not:
+Needs diffusers. Of k-diffusion only the samplers are imported, so that most of what it wants is
+not:
 
     pip install --no-deps k-diffusion==0.1.1.post1 torchdiffeq torchsde trampoline
 """

@@ -2,12 +2,11 @@
 
     python benchmarks/judges.py       writes results/judges.json; needs MNIST, about 15 minutes
 """
-import argparse
 import time
 
 import torch
 
-from common import about, change, noted
+from common import about, change, noted, parser
 from diffnb.apps.checkpoints import load
 from diffnb.apps.datasets import load_data
 from diffnb.apps.generation import generate
@@ -57,8 +56,7 @@ def judge(net, test, train, sets, times):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__)
     p.add_argument('-n', type=int, default=10_000)
     p.add_argument('--times', type=int, default=40, help='draws of the bootstrap')
     p.add_argument('--epochs', type=float, default=10)

@@ -7,10 +7,9 @@ results/likelihood.json, with two pictures. Needs MNIST and CIFAR-10 in DIFFNB_D
     python benchmarks/likelihood.py sharp       fewer images with 32 steps instead of 16, 3 minutes
     python benchmarks/likelihood.py paired      the same fewer images with 16 steps, 2 minutes
     python benchmarks/likelihood.py finest      twenty digits with 32 steps and with 64, 2 minutes
-    python benchmarks/likelihood.py rank        how many drawn digits are less dense than an empty page
-    python benchmarks/likelihood.py rank-real   and how many real ones
+    python benchmarks/likelihood.py rank        drawn digits less dense than an empty page
+    python benchmarks/likelihood.py rank-real   and real ones
 """
-import argparse
 import math
 import os
 import time
@@ -157,8 +156,7 @@ names = ['digits', 'training digits', 'drawn', 'photographs', 'noise', 'empty pa
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = common.parser(__doc__)
     p.add_argument('names', nargs='*')
     a = p.parse_args()
     torch.set_num_threads(1)
@@ -166,7 +164,8 @@ def main():
     for name in a.names or [*names, 'finer', 'bound']:
         if name == 'finer':
             for steps in 8, 16, 32:
-                bits, seconds = judged(model, images('digits')[:100], path(karras(sigma=(.002, 80)), steps))
+                way = path(karras(sigma=(.002, 80)), steps)
+                bits, seconds = judged(model, images('digits')[:100], way)
                 note('steps', str(steps), row(bits, seconds, steps=steps, calls=4*steps))
         elif name == 'sharp': sharp(model)
         elif name == 'paired': paired(model)

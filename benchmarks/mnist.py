@@ -1,19 +1,18 @@
-"""The long runs of nbs/projects/mnist: train the networks of the ablation and of the table, draw digits, measure them, and note every number in results/mnist.json as it
-comes. A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA, or a network.
+"""The long runs of nbs/projects/mnist: train the networks of the ablation and of the table, draw
+digits, measure them, and note every number in results/mnist.json as it comes. A training that was
+ended goes on where it stood. Needs MNIST in DIFFNB_DATA, or a network.
 
     python benchmarks/mnist.py list                    what there is
     python benchmarks/mnist.py ablation 'base' 'Muon'  train and measure some (all without names)
     python benchmarks/mnist.py table 'main'
     python benchmarks/mnist.py samplers                the network of 'main', many samplers
-    python benchmarks/mnist.py seeds 'seed 1'          other training seeds of 'main', of 'conditional'
-    python benchmarks/mnist.py original                DenoisingDiffusion.jl's own recipe, to the letter
+    python benchmarks/mnist.py seeds 'seed 1'          other seeds of 'main', of 'conditional'
+    python benchmarks/mnist.py original                DenoisingDiffusion.jl's own recipe
     python benchmarks/mnist.py guidance                the network of 'conditional', several scales
     python benchmarks/mnist.py ends                    real digits and noise
-    python benchmarks/mnist.py ship                    write diffnb/mnist.safetensors and diffnb/mnist-labels.safetensors
+    python benchmarks/mnist.py ship                    write diffnb/mnist(-labels).safetensors
     python benchmarks/mnist.py shipped                 measure those two from their files
 """
-import argparse
-import json
 import math
 import time
 from functools import partial
@@ -38,12 +37,13 @@ from diffnb.apps.families import families
 from diffnb.unet import UNet
 
 runs = results.parent/'runs'/'mnist'
-seed_net = {**families['julia'], 'mid_attention': False}                                # 376,913 parameters: DenoisingDiffusion.jl's
-attentive = families['julia']                                                              # 602,705
-labelled = {**families['julia'], 'classes': 10, 'combine': 'cat'}                          # 622,865
+seed_net = {**families['julia'], 'mid_attention': False}    # 376,913 parameters, as the original's
+attentive = families['julia']                               # 602,705
+labelled = {**families['julia'], 'classes': 10, 'combine': 'cat'}       # 622,865
 
-base = dict(net=seed_net, target='v', schedule=cosine, sample_schedule=None, epochs=2, bs=128, lr=2e-3, lr_end=0., ema=.998, seed=0)
-ablation = {                                                                               # one change each
+base = dict(net=seed_net, target='v', schedule=cosine, sample_schedule=None, epochs=2, bs=128,
+            lr=2e-3, lr_end=0., ema=.998, seed=0)
+ablation = {                                                # one change each
     'base':             {},
     'seed 1':           dict(seed=1),
     'Keras range':      dict(schedule=cosine(signal=(.95, .02))),
@@ -51,7 +51,7 @@ ablation = {                                                                    
     'x0 predicted':     dict(target='x0'),
     'min-SNR weight':   dict(weight='min-snr'),
     'log-normal sigma': dict(schedule=lognormal, sample_schedule=karras),
-    'no average':       {},                                                                # the weights of 'base', before averaging
+    'no average':       {},                                 # the weights of 'base' before averaging
     'average .9995':    dict(ema=.9995),
     'rate does not fall': dict(lr_end=None),
     'rate 4e-3':        dict(lr=4e-3),
@@ -108,31 +108,37 @@ original = {                                      # as published: cosine betas, 
 note = partial(common.note, 'mnist')
 
 
-def trained(section, name, setting):
-    "The model of a run, and what its training cost; from its folder if it is done already"
-    folder = runs/section/name.replace(' ', '_')
+def train_one(section, name, setting, begun):
+    "The model of a run, and what its training cost"
     o = {**base, **setting}
     data, test = load_data('mnist'), load_data('mnist', 'test', n=2000)
     items, begin = o.pop('items', None), o.pop('start', None)
     if items:                                   # the original holds a tenth out
         kept = torch.randperm(len(data.x), generator=torch.Generator().manual_seed(2714))[:items]
         data = data._replace(x=data.x[kept], y=data.y[kept])
-    net, target, schedule, sample = (o.pop(k) for k in ('net', 'target', 'schedule', 'sample_schedule'))
-    if 'classes' not in net: data = data._replace(y=None)
-    done = folder/'done.json'
-    if done.exists(): return load(folder), json.loads(done.read_text())
+    net, target = o.pop('net'), o.pop('target')
+    levels = o.pop('schedule'), o.pop('sample_schedule')
+    if 'classes' not in net: data, test = (d._replace(y=None) for d in (data, test))
     torch.manual_seed(o['seed'])
-    model, start = Denoiser(UNet(1, **net), target, schedule, sample), time.time()
+    model, start = Denoiser(UNet(1, **net), target, *levels), time.time()
     if begin: begin(model.net)
-    parameters = sum(p.numel() for p in model.net.parameters())
-    begun = (folder/'log.csv').exists() and any(folder.glob('state-*'))
-    model = fit(model, data, folder=folder, resume=begun, every=dict(save=1000), keep=1, **o)
+    model = fit(model, data, folder=run_folder(section, name), resume=begun,
+                every=dict(save=1000), keep=1, **o)
     speed = sorted(model.history.column('speed'))
-    loss = validate(model, test if 'classes' in net else test._replace(y=None), n=2000)[0].mean().item()
-    cost = dict(parameters=parameters, seconds=round(time.time() - start), images_per_s=round(speed[len(speed)//2]), epochs=o['epochs'],
-                train_loss=sum(model.history.column('loss')[-200:])/200, valid_loss=loss, seed=o['seed'])
-    done.write_text(json.dumps(cost))
-    return model, cost
+    loss = validate(model, test, n=2000)[0].mean().item()
+    return model, dict(
+        parameters=common.parameters(model.net), seconds=round(time.time() - start),
+        images_per_s=round(speed[len(speed)//2]), epochs=o['epochs'],
+        train_loss=sum(model.history.column('loss')[-200:])/200, valid_loss=loss, seed=o['seed'])
+
+
+def run_folder(section, name): return runs/section/name.replace(' ', '_')
+
+
+def trained(section, name, setting):
+    "The same, from its folder if it is done already"
+    make = partial(train_one, section, name, setting)
+    return common.train_once(run_folder(section, name), make)
 
 
 def load_raw(folder, model):
@@ -157,15 +163,15 @@ def measured(x, labels=None):
 
 
 def picture(section, name, x):
-    folder = results/'mnist'
-    folder.mkdir(exist_ok=True)
-    show_images(x[:24], cols=12).save(folder/f'{section}-{name}.png'.replace(' ', '_'), optimize=True)
+    fname = results/'mnist'/f'{section}-{name}.png'.replace(' ', '_')
+    common.keep_picture(fname, show_images(x[:24], cols=12))
 
 
 def run(section, name):
     "Train, draw with DPM++ at 20 calls, measure"
-    model, cost = trained(section, 'base' if name == 'no average' else name, (ablation if section == 'ablation' else table)[name])
-    if name == 'no average': model = load_raw(runs/section/'base', model)
+    of = 'base' if name == 'no average' else name
+    model, cost = trained(section, of, (ablation if section == 'ablation' else table)[of])
+    if name == 'no average': model = load_raw(run_folder(section, of), model)
     heap(section, name, model, n=5000 if section == 'ablation' else 10_000, **cost)
 
 
@@ -173,13 +179,21 @@ def heap(section, name, model, sampler='dpmpp', calls=20, n=10_000, w=1., **abou
     "Draw, measure, note, keep a picture"
     labels = torch.arange(n) % 10 if unwrap(model.net).cfg.get('classes') else None
     x, seconds = draw(model, samplers[sampler], calls, n, labels=labels, w=w)
-    row = {**about_it, **measured(x, labels), 'sampler': sampler, 'calls': calls, 'sampling_seconds': round(seconds), 'sampling_seed': 0}
+    row = {**about_it, **measured(x, labels), 'sampler': sampler, 'calls': calls,
+           'sampling_seconds': round(seconds), 'sampling_seed': 0}
     note(section, name, {**row, 'w': w} if labels is not None else row)
     picture(section, name, x)
 
 
-samplers = {'dpmpp': dpmpp, 'dpmpp eta 1': partial(dpmpp, eta=1.), 'heun': heun, 'ddim': ddim, 'ddim eta 1': partial(ddim, eta=1.), 'ddpm': ddpm}
-plan = {                                                                                   # name: sampler and steps; heun calls the network 2n - 1 times
+samplers = {
+    'dpmpp': dpmpp,
+    'dpmpp eta 1': partial(dpmpp, eta=1.),
+    'heun': heun,
+    'ddim': ddim,
+    'ddim eta 1': partial(ddim, eta=1.),
+    'ddpm': ddpm,
+}
+plan = {                            # name: sampler and steps; heun calls the network 2n - 1 times
     'DDIM, eta 0':  ('ddim', 20),
     'DDIM, eta 1':  ('ddim eta 1', 20),
     'DPM++, eta 1': ('dpmpp eta 1', 20),
@@ -209,8 +223,8 @@ def rows_of(name, model, n=10_000, **about_it):
 @torch.no_grad()
 def original_steps(model, x, times, ddim, labels=None, w=1.):
     """The original's two loops, in its own formulas: DDPM with the small variance from the clipped
-    x0; DDIM with eta = 1, whose eps is not computed anew from the clipped x0, and which ends at t = 1
-    with its noise withheld"""
+    x0; DDIM with eta = 1, whose eps is not computed anew from the clipped x0, and which ends at
+    t = 1 with its noise withheld"""
     beta = torch.cat([torch.zeros(1).double(), betas(hundred)])
     abar = (1 - beta).cumprod(0)
     denoise = model if labels is None else guide(model, labels, w)
@@ -235,18 +249,18 @@ def original_rows(name, n=10_000, batch=50):
     model, cost = trained('original', name, original[name])
     model.clip = False
     conditional = name == 'conditional'
-    labels = torch.arange(n) % 10 if conditional else None
+    labels, w = (torch.arange(n) % 10, 2.) if conditional else (None, 1.)
     plans = {'DDIM, 20 calls': [*range(100, 0, -5), 1], 'DDPM, 100 calls': [*range(100, 0, -1)]}
     for plan_name, times in plans.items():
         out, start = [], time.time()
         for i in range(0, n, batch):
             torch.manual_seed(i)
             which = None if labels is None else labels[i:i + batch]
-            out.append(original_steps(model, torch.randn(batch, 1, 28, 28), times,
-                                      plan_name.startswith('DDIM'), which, 2. if conditional else 1.))
+            x = torch.randn(batch, 1, 28, 28)
+            out.append(original_steps(model, x, times, plan_name.startswith('DDIM'), which, w))
         x = torch.cat(out).clamp(-1, 1)
         row = {**cost, **measured(x, labels), 'sampling_seconds': round(time.time() - start),
-               'sampling_seed': 0, **({'w': 2.} if conditional else {})}
+               'sampling_seed': 0, **({'w': w} if conditional else {})}
         note('original', f'{name}, {plan_name}', row)
         picture('original', f'{name}-{plan_name}', x)
 
@@ -261,9 +275,11 @@ def ends():
 
 
 cards = {
-    'mnist': ('main', 'Handwritten digits, 28x28, grey. U-Net of DenoisingDiffusion.jl, 376,913 parameters, without labels.'),
-    'mnist-labels': ('conditional', 'Handwritten digits, 28x28, grey, with labels 0 to 9. U-Net of DenoisingDiffusion.jl, 622,865 parameters; a tenth of the labels '
-                                    'was withheld, so it takes guidance.'),
+    'mnist': ('main', 'Handwritten digits, 28x28, grey. U-Net of DenoisingDiffusion.jl, 376,913 '
+              'parameters, without labels.'),
+    'mnist-labels': ('conditional', 'Handwritten digits, 28x28, grey, with labels 0 to 9. U-Net of '
+                     'DenoisingDiffusion.jl, 622,865 parameters; a tenth of the labels was '
+                     'withheld, so it takes guidance.'),
 }
 
 
@@ -271,20 +287,30 @@ def ship():
     "The two models that come with the package, in half precision, each with its card"
     for fname, (name, says) in cards.items():
         model, cost = trained('table', name, table[name])
-        card = dict(card=says, data='MNIST, the 60,000 training images (LeCun, Cortes, Burges)', recipe=f'benchmarks/mnist.py table {name}',
-                    use='teaching, comparing samplers; nothing that matters should rest on it', license='Apache-2.0', **cost)
-        print(save(results.parent/'diffnb'/f'{fname}.safetensors', model, dtype=torch.float16, **card))
+        card = dict(
+            card=says, data='MNIST, the 60,000 training images (LeCun, Cortes, Burges)',
+            recipe=f'benchmarks/mnist.py table {name}', license='Apache-2.0',
+            use='teaching, comparing samplers; nothing that matters should rest on it', **cost)
+        file = results.parent/'diffnb'/f'{fname}.safetensors'
+        print(save(file, model, dtype=torch.float16, **card))
+
+
+def list_all():
+    "What there is"
+    tables = dict(ablation=ablation, table=table, samplers=plan, seeds=seeds, original=original)
+    for verb, those in tables.items():
+        for name in those: print(f'{verb} {name!r}')
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('verb', choices=['list', 'ablation', 'table', 'samplers', 'seeds', 'original', 'guidance', 'ends', 'ship', 'shipped'])
+    p = common.parser(__doc__)
+    p.add_argument('verb', choices=['list', 'ablation', 'table', 'samplers', 'seeds', 'original',
+                                    'guidance', 'ends', 'ship', 'shipped'])
     p.add_argument('names', nargs='*')
     p.add_argument('--threads', type=int, default=1)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    if a.verb == 'list': print('\n'.join(f'{verb} {k!r}' for verb, those in dict(ablation=ablation, table=table, samplers=plan, seeds=seeds, original=original).items() for k in those))
-    elif a.verb in ('ablation', 'table'):
+    if a.verb in ('ablation', 'table'):
         for name in a.names or (ablation if a.verb == 'ablation' else table): run(a.verb, name)
     elif a.verb == 'samplers':
         model, cost = trained('table', 'main', table['main'])
@@ -297,10 +323,11 @@ def main():
         for name in a.names or original: original_rows(name)
     elif a.verb == 'guidance':
         model, cost = trained('table', 'conditional', table['conditional'])
-        for w in map(float, a.names or (0, 1, 1.5, 2, 3)): heap('guidance', f'{w:g}', model, 'dpmpp eta 1', w=w, **cost)
+        for w in map(float, a.names or (0, 1, 1.5, 2, 3)):
+            heap('guidance', f'{w:g}', model, 'dpmpp eta 1', w=w, **cost)
     elif a.verb == 'shipped':
         for name in a.names or cards: heap('shipped', name, load(name), 'dpmpp eta 1')
-    else: dict(ends=ends, ship=ship)[a.verb]()
+    else: dict(list=list_all, ends=ends, ship=ship)[a.verb]()
 
 
 if __name__ == '__main__': main()

@@ -6,14 +6,13 @@ over a ready Guess), and the walk with `unmix`, which is what the loops of the o
 Medians, and the median of the ratios of neighbouring turns. Then memory (unless --time-only): it
 must not grow with the number of steps.
 """
-import argparse
 import importlib.util
 import statistics
 import time
 
 import torch
 
-from common import about, change, peak_mb, turn_times
+from common import about, change, parser, peak_mb, turn_times
 from diffnb.angle import Guess, unmix
 from diffnb.samplers import ddim, ddpm, dpmpp, heun, last
 from diffnb.schedules import linear_beta, path
@@ -28,7 +27,9 @@ def ours():
     net = lambda x, phi: unmix(x, out, phi, 'eps')
     stops = path(linear_beta, n)
     def run(sampler, denoise, **kw):
-        def go(): last(sampler(denoise, x, stops, **kw)); return n
+        def go():
+            last(sampler(denoise, x, stops, **kw))
+            return n
         return go
     return {'diffnb ddim, the walk alone': run(ddim, ready),
             'diffnb ddim with unmix': run(ddim, net),
@@ -83,8 +84,7 @@ last(ddim(lambda x, phi: unmix(x, x, phi, 'v'), x, path(cosine, {steps})))
 
 
 def main():
-    plain = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    p = parser(__doc__)
     p.add_argument('--rounds', type=int, default=41)
     p.add_argument('--time-only', action='store_true', help='leave the memory as it was measured')
     a = p.parse_args()

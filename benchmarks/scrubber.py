@@ -1,6 +1,7 @@
-"""The slider in a real browser: from key to picture, moves shown, time to build, sizes. Writes results/scrubber.json; notebook 05 shows the table.
+"""The slider in a real browser: from key to picture, moves shown, time to build, sizes. Writes
+results/scrubber.json; notebook 05 shows the table.
 
-python benchmarks/scrubber.py       needs Chromium, jupyterlab and playwright (make bench)
+    python benchmarks/scrubber.py       needs Chromium, jupyterlab and playwright (make bench)
 """
 import json
 import statistics
@@ -10,7 +11,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import keep, load
+from common import keep, load_average
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tests'))
 import lab as driver  # noqa: E402
@@ -28,23 +29,49 @@ knows = ideal(to_float(load_data('digits').x))
 walk = list(ddim(knows, seeded(range(16))((16, 1, 16, 16)), path(cosine, 49)))
 slider(walk, items=16)'''
 
-# Written into the page. A picture counts as shown when the browser itself says so: Element Timing reports each picture that was painted, and when.
-# (The load event is no evidence: it comes late, and a picture that was painted and left again before it would not be counted.)
-watch = '''() => { window.seen = []; window.down = 0
-    const tag = node => { for (const img of node.tagName == 'IMG' ? [node] : node.querySelectorAll ? node.querySelectorAll('img') : []) if (img.alt.includes('step')) img.setAttribute('elementtiming', img.alt) }
+# Written into the page. A picture counts as shown when the browser itself says so: Element Timing
+# reports each picture that was painted, and when. (The load event is no evidence: it comes late,
+# and a picture that was painted and left again before it would not be counted.)
+watch = '''() => {
+    window.seen = []
+    window.down = 0
+    const images = node => node.tagName == 'IMG' ? [node]
+        : node.querySelectorAll ? [...node.querySelectorAll('img')] : []
+    const tag = node => images(node).filter(img => img.alt.includes('step'))
+        .forEach(img => img.setAttribute('elementtiming', img.alt))
     tag(document.body)
-    new MutationObserver(list => list.forEach(m => [...m.addedNodes, m.target].forEach(tag))).observe(document.body, {childList: true, subtree: true, attributes: true, attributeFilter: ['alt']})
-    new PerformanceObserver(list => list.getEntries().forEach(e => window.seen.push([e.identifier, e.renderTime - window.down]))).observe({type: 'element'})
-    document.addEventListener('keydown', e => { window.down = e.timeStamp }, true) }'''
-rush = '''async (handle, ms) => { const start = document.querySelector('.diffnb-walks img').alt, to = handle.id == 'bar' ? document : handle
+    const changed = list => list.forEach(m => [...m.addedNodes, m.target].forEach(tag))
+    new MutationObserver(changed).observe(document.body,
+        {childList: true, subtree: true, attributes: true, attributeFilter: ['alt']})
+    const painted = list => list.getEntries().forEach(
+        e => window.seen.push([e.identifier, e.renderTime - window.down]))
+    new PerformanceObserver(painted).observe({type: 'element'})
+    document.addEventListener('keydown', e => { window.down = e.timeStamp }, true)
+}'''
+rush = '''async (handle, ms) => {
+    const start = document.querySelector('.diffnb-walks img').alt
+    const to = handle.id == 'bar' ? document : handle
+    const pause = ms => new Promise(f => setTimeout(f, ms))
     let frames = 0, on = true
-    const count = () => { if (on) { frames++; requestAnimationFrame(count) } }
-    requestAnimationFrame(count); window.seen = []
+    const count = () => {
+        if (!on) return
+        frames++
+        requestAnimationFrame(count)
+    }
+    requestAnimationFrame(count)
+    window.seen = []
     const begin = performance.now()
-    for (let i = 0; i < 45; i++) { to.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true, cancelable: true})); await new Promise(f => setTimeout(f, ms)) }
-    const took = performance.now() - begin; on = false
-    await new Promise(f => setTimeout(f, 1000))
-    return {shown: new Set(window.seen.map(s => s[0]).filter(s => s != start)).size, took_ms: Math.round(took), display_frames: frames} }'''
+    for (let i = 0; i < 45; i++) {
+        const how = {key: 'ArrowRight', bubbles: true, cancelable: true}
+        to.dispatchEvent(new KeyboardEvent('keydown', how))
+        await pause(ms)
+    }
+    const took = performance.now() - begin
+    on = false
+    await pause(1000)
+    const shown = new Set(window.seen.map(s => s[0]).filter(s => s != start))
+    return {shown: shown.size, took_ms: Math.round(took), display_frames: frames}
+}'''
 
 
 def press(page, n=40):
@@ -60,32 +87,41 @@ def press(page, n=40):
 
 
 def measure(page, handle, again=None):
-    "Presses one by one, then 45 moves at two speeds; again() shows the page afresh, where a picture is kept and would not be reported twice"
+    """Presses one by one, then 45 moves at two speeds; again() shows the page afresh, where a
+    picture is kept and would not be reported twice"""
     def ready():
         page.evaluate(watch)
-        page.locator('.diffnb-walks figcaption').first.click()                   # JupyterLab keeps in sight the cell that was clicked last
-        for _ in range(3):                                                       # and may take the keyboard back once
+        # JupyterLab keeps in sight the cell that was clicked last, and may take the keyboard back
+        page.locator('.diffnb-walks figcaption').first.click()
+        for _ in range(3):
             handle.focus()
             page.keyboard.press('Home')
             time.sleep(1)
     ready()
     times, rushes = press(page), {}
     for ms in (16, 33) * 3:
-        if again: again(); ready()
+        if again:
+            again()
+            ready()
         page.keyboard.press('Home')
         time.sleep(1)
         rushes.setdefault(ms, []).append(handle.evaluate(rush, ms))
-    return dict(press_ms=[round(t, 1) for t in times], median_ms=round(statistics.median(times), 1), p90_ms=round(sorted(times)[35], 1), moves={str(k): v for k, v in rushes.items()})
+    return dict(press_ms=[round(t, 1) for t in times],
+                median_ms=round(statistics.median(times), 1), p90_ms=round(sorted(times)[35], 1),
+                moves={str(k): v for k, v in rushes.items()})
 
 
 def painted(rushes):
-    "Three times: how many pictures, in what time (a move waits until the page is done with the last one, so they take longer than their pauses)"
+    """Three times: how many pictures, in what time (a move waits until the page is done with the
+    last one, so they take longer than their pauses)"""
     took = [r['took_ms']/1000 for r in rushes]
-    return f"{', '.join(str(r['shown']) for r in rushes)} (in {min(took):.1f} to {max(took):.1f} s)"
+    counts = ', '.join(str(r['shown']) for r in rushes)
+    return f'{counts} (in {min(took):.1f} to {max(took):.1f} s)'
 
 
 def to_build(steps, rounds=7):
-    "Seconds of the processor for a slider of 50 frames of 16 images: one thread, so what a clock says too, when nothing else runs"
+    """Seconds of the processor for a slider of 50 frames of 16 images: one thread, so what a clock
+    says too, when nothing else runs"""
     slider(steps[:4])
     times = []
     for _ in range(rounds):
@@ -96,7 +132,8 @@ def to_build(steps, rounds=7):
 
 
 def to_draw(rounds=7):
-    "Seconds from the draw button to the finished slider: ten digits, guided, 20 calls; after a first walk that warms up"
+    """Seconds from the draw button to the finished slider: ten digits, guided, 20 calls; after a
+    first walk that warms up"""
     play = playground().wait()
     times = []
     for seed in range(1, rounds + 1):
@@ -107,43 +144,83 @@ def to_draw(rounds=7):
     return times
 
 
+def in_file(steps, fname, browser):
+    "What is measured in the HTML file, and its size"
+    file = scrubber_html(steps, fname, items=16)
+    page = browser.new_page(viewport=dict(width=1100, height=900))
+    page.goto(file.as_uri())
+    found = measure(page, page.locator('#bar'), page.reload)
+    page.close()
+    return found, file.stat().st_size
+
+
+def write_notebook(fname, *sources):
+    "A notebook of cells of code"
+    cells = [dict(cell_type='code', id=f'c{i}', metadata={}, execution_count=None, outputs=[],
+                  source=source) for i, source in enumerate(sources)]
+    kernel = dict(display_name='Python 3 (ipykernel)', language='python', name='python3')
+    fname.write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernel), nbformat=4,
+                                     nbformat_minor=5)))
+
+
+def in_lab(fname, browser):
+    "What is measured in JupyterLab, with and without a kernel, and the size of the notebook"
+    write_notebook(fname, walk_of, 'slider(walk, items=16)')
+    with driver.Lab([fname]) as lab:
+        page = browser.new_page(viewport=dict(width=1300, height=1000))
+        lab.open(page, fname.name)
+        if error := lab.run_all(page): sys.exit(error)
+        page.keyboard.press('Control+s')
+        saved = lab.nbs/fname.name
+        lab.until(lambda: saved.stat().st_size > 20_000, 60, 'the notebook to be saved')
+        time.sleep(1)
+        size = saved.stat().st_size
+        live = measure(page, page.locator('.diffnb-scrubber .noUi-handle').first)
+        lab.end_kernels()
+        time.sleep(2)
+        gone = measure(page, page.locator('.diffnb-scrubber .noUi-handle').first)
+    return live, gone, size
+
+
+def table(places, build, build_28, drawn, html, saved):
+    "The numbers in words, as the notebook shows them"
+    shown = {f'key press to painted picture, {where}':
+             f"{m['median_ms']:.0f} ms (9 of 10 within {m['p90_ms']:.0f})"
+             for where, m in places.items()}
+    shown |= {f'pictures painted of 45 moves with pauses of {ms} ms, {where}':
+              painted(m['moves'][ms]) for ms in ('16', '33') for where, m in places.items()}
+    one, large, whole = (statistics.median(t) for t in (build, build_28, drawn))
+    threads = torch.get_num_threads()
+    return shown | {
+        'building a slider of 50 frames of 16 digits, processor time':
+            f'{one:.2f} s (28x28: {large:.2f} s)',
+        'playground: from the draw button to the slider, ten guided digits, '
+        f'{threads} threads': f'{whole:.1f} s',
+        'the HTML file, 60 frames of 16 digits': f'{html//1000} kB',
+        'a notebook with two such sliders, as JupyterLab saves it': f'{saved//1000} kB'}
+
+
 def main():
     begun = time.time()
-    if driver.chromium is None: return print('benchmarks/scrubber.py needs Chromium (Debian: apt install chromium); nothing was measured')
-    steps = list(ddim(ideal(to_float(load_data('digits').x)), seeded(range(16))((16, 1, 16, 16)), path(cosine, 59)))
-    larger = [s._replace(x=torch.randn(16, 1, 28, 28), x0=torch.nn.functional.interpolate(s.x0, size=28)) for s in steps]         # noise compresses worst
-    build, build_28, drawn = to_build(steps), to_build(larger), to_draw()
+    if driver.chromium is None:
+        return print('benchmarks/scrubber.py needs Chromium (Debian: apt install chromium); '
+                     'nothing was measured')
+    knows, noise = ideal(to_float(load_data('digits').x)), seeded(range(16))((16, 1, 16, 16))
+    steps = list(ddim(knows, noise, path(cosine, 59)))
+    def larger(x0): return torch.nn.functional.interpolate(x0, size=28)
+    hard = [s._replace(x=torch.randn(16, 1, 28, 28), x0=larger(s.x0)) for s in steps]
+    build, build_28, drawn = to_build(steps), to_build(hard), to_draw()     # noise compresses worst
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder, driver.browser() as b:
-        file = scrubber_html(steps, Path(folder)/'walk.html', items=16)
-        page = b.new_page(viewport=dict(width=1100, height=900))
-        page.goto(file.as_uri())
-        alone, html = measure(page, page.locator('#bar'), page.reload), file.stat().st_size
-        page.close()
-        nb = dict(cells=[dict(cell_type='code', id=f'c{i}', metadata={}, execution_count=None, outputs=[], source=s) for i, s in enumerate([walk_of, 'slider(walk, items=16)'])],
-                  metadata=dict(kernelspec=dict(display_name='Python 3 (ipykernel)', language='python', name='python3')), nbformat=4, nbformat_minor=5)
-        two = Path(folder)/'two.ipynb'
-        two.write_text(json.dumps(nb))
-        with driver.Lab([two]) as lab:
-            page = b.new_page(viewport=dict(width=1300, height=1000))
-            lab.open(page, two.name)
-            if error := lab.run_all(page): sys.exit(error)
-            page.keyboard.press('Control+s')
-            lab.until(lambda: (lab.nbs/two.name).stat().st_size > 20_000, 60, 'the notebook to be saved')
-            time.sleep(1)
-            saved = (lab.nbs/two.name).stat().st_size
-            live = measure(page, page.locator('.diffnb-scrubber .noUi-handle').first)
-            lab.end_kernels()
-            time.sleep(2)
-            gone = measure(page, page.locator('.diffnb-scrubber .noUi-handle').first)
+    with tempfile.TemporaryDirectory() as folder, driver.browser() as browser:
+        alone, html = in_file(steps, Path(folder)/'walk.html', browser)
+        live, gone, saved = in_lab(Path(folder)/'two.ipynb', browser)
     places = {'JupyterLab': live, 'JupyterLab, no kernel': gone, 'the HTML file': alone}
-    shown = {f'key press to painted picture, {where}': f"{m['median_ms']:.0f} ms (9 of 10 within {m['p90_ms']:.0f})" for where, m in places.items()}
-    shown |= {f'pictures painted of 45 moves with pauses of {ms} ms, {where}': painted(m['moves'][ms]) for ms in ('16', '33') for where, m in places.items()}
-    shown |= {'building a slider of 50 frames of 16 digits, processor time': f'{statistics.median(build):.2f} s (28x28: {statistics.median(build_28):.2f} s)',
-              f'playground: from the draw button to the slider, ten guided digits, {torch.get_num_threads()} threads': f'{statistics.median(drawn):.1f} s', 'the HTML file, 60 frames of 16 digits': f'{html//1000} kB',
-              'a notebook with two such sliders, as JupyterLab saves it': f'{saved//1000} kB'}
-    keep('scrubber', table=shown, jupyterlab=live, without_kernel=gone, html_file=alone, build_s=[round(t, 3) for t in build], build_28_s=[round(t, 3) for t in build_28], playground_s=[round(t, 2) for t in drawn],
-         seed=0, seconds=round(time.time() - begun), html_bytes=html, notebook_bytes=saved, load=load())
+    shown = table(places, build, build_28, drawn, html, saved)
+    keep('scrubber', table=shown, jupyterlab=live, without_kernel=gone, html_file=alone,
+         build_s=[round(t, 3) for t in build], build_28_s=[round(t, 3) for t in build_28],
+         playground_s=[round(t, 2) for t in drawn], seed=0, seconds=round(time.time() - begun),
+         html_bytes=html, notebook_bytes=saved,
+         load=load_average())
     print('\n'.join(f'{k:75}{v}' for k, v in shown.items()))
 
 

@@ -1,12 +1,12 @@
-"""A folder of 20,000 images, and less memory than they need: `fit` with `stream`, killed once in the middle and resumed.
-Writes results/stream.json; the notebook apps/datasets quotes it.
+"""A folder of 20,000 images, and less memory than they need: `fit` with `stream`, killed once in
+the middle and resumed. Writes results/stream.json; the notebook apps/datasets quotes it.
 
     python benchmarks/stream.py
 
-The images are made for the purpose: 20,000 JPEG files of 96x96 in 20 folders. Each trial is a process of its own, which
-may take `limit` MB beyond what it has after its imports (RLIMIT_DATA, Linux). Reading the whole folder into memory fails there.
+The images are made for the purpose: 20,000 JPEG files of 96x96 in 20 folders. Each trial is a
+process of its own, which may take `limit` MB beyond what it has after its imports (RLIMIT_DATA,
+Linux). Reading the whole folder into memory fails there.
 """
-import argparse
 import json
 import subprocess
 import sys
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common import keep, needs_linux
+from common import keep, needs_linux, parser
 
 N, SIZE, LIMIT, BS = 20_000, 96, 250, 64
 
@@ -31,10 +31,14 @@ def make(folder, n):
         home.mkdir(parents=True, exist_ok=True)
         a, b, c = rng.rand(3, 3)
         x = a + ramp[:, None, None]*(b - a)*.7 + ramp[None, :, None]*(c - a)*.3
-        Image.fromarray((255*x.clip(0, 1)).astype(np.uint8)).save(home/f'{i:05}.jpg', quality=90)
+        image = Image.fromarray((255*x.clip(0, 1)).astype(np.uint8))
+        image.save(home/f'{i:05}.jpg', quality=90)
 
 
-def data_mb(): return int(Path('/proc/self/status').read_text().split('VmData:')[1].split()[0])/1024
+def used_mb(what):
+    "VmData (what this process holds now) or VmHWM (its peak), in MB"
+    status = Path('/proc/self/status').read_text()
+    return int(status.split(f'{what}:')[1].split()[0])/1024
 
 
 def trial(images, how, folder, steps, limit):
@@ -47,47 +51,56 @@ def trial(images, how, folder, steps, limit):
     from diffnb.denoiser import Denoiser
     from diffnb.unet import UNet
     torch.set_num_threads(1)
-    most = int((data_mb() + limit)*2**20)
+    most = int((used_mb('VmData') + limit)*2**20)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     if how == 'memory': return len(load_data(images).x)
-    dataset = ImageFolder(images, transforms.Compose([transforms.PILToTensor(), transforms.Resize(32, antialias=True)]))
+    small = [transforms.PILToTensor(), transforms.Resize(32, antialias=True)]
+    dataset = ImageFolder(images, transforms.Compose(small))
     torch.manual_seed(0)
-    model = fit(Denoiser(UNet(3, width=8, mults=(1,))), lambda start: stream(dataset, BS, seed=1, start=start, flip=True),
-                steps=steps, every=dict(save=20), folder=folder, resume=RunFolder(folder).holds_run(), progress=False)
+    def items(start): return stream(dataset, BS, seed=1, start=start, flip=True)
+    model = fit(Denoiser(UNet(3, width=8, mults=(1,))), items, steps=steps, every=dict(save=20),
+                folder=folder, resume=RunFolder(folder).holds_run(), progress=False)
     return model.history.rows[-1]['step']
 
 
-def start(args): return subprocess.Popen([sys.executable, '-W', 'ignore', __file__, '--trial', *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(*args):
+    "A trial, which begins now"
+    words = [sys.executable, '-W', 'ignore', __file__, '--trial', *map(str, args)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(p):
+    "What a trial says in the end"
     out, err = p.communicate()
-    return json.loads(out.splitlines()[-1]) if p.returncode == 0 else dict(error=err.strip().splitlines()[-1])
+    if p.returncode: return dict(error=err.strip().splitlines()[-1])
+    return json.loads(out.splitlines()[-1])
 
 
 def main():
     needs_linux()
     with tempfile.TemporaryDirectory() as temp:
-        images, steps = Path(temp)/'images', N//BS + 20                       # a little more than one pass
+        temp = Path(temp)
+        images, steps = temp/'images', N//BS + 20           # a little more than one pass
         make(images, N)
         rows = {}
-        rows['all in memory'] = finish(start([images, 'memory', '-', 0, LIMIT]))
-        rows['stream'] = finish(start([images, 'stream', Path(temp)/'whole', steps, LIMIT]))
-        p, table = start([images, 'stream', Path(temp)/'killed', steps, LIMIT]), Path(temp)/'killed'/'log.csv'
+        rows['all in memory'] = finish(start(images, 'memory', '-', 0, LIMIT))
+        rows['stream'] = finish(start(images, 'stream', temp/'whole', steps, LIMIT))
+        p, table = start(images, 'stream', temp/'killed', steps, LIMIT), temp/'killed'/'log.csv'
         while not (table.exists() and table.read_text().count('\n') > steps//2): time.sleep(.05)
         p.kill()
         p.communicate()
-        rows['stream, killed and resumed'] = finish(start([images, 'stream', Path(temp)/'killed', steps, LIMIT]))
-        a, b = ((Path(temp)/k/'model.safetensors').read_bytes() for k in ('whole', 'killed'))
+        again = start(images, 'stream', temp/'killed', steps, LIMIT)
+        rows['stream, killed and resumed'] = finish(again)
+        a, b = ((temp/k/'model.safetensors').read_bytes() for k in ('whole', 'killed'))
         disk = sum(f.stat().st_size for f in images.rglob('*.jpg'))/1e6
-        keep('stream', images=N, side=SIZE, raw_mb=round(N*SIZE*SIZE*3/1e6), disk_mb=round(disk), limit_mb=LIMIT, steps=steps,
-             batch=BS, same_weights=a == b, rows=rows)
+        keep('stream', images=N, side=SIZE, raw_mb=round(N*SIZE*SIZE*3/1e6), disk_mb=round(disk),
+             limit_mb=LIMIT, steps=steps, batch=BS, same_weights=a == b, rows=rows)
     for name, r in rows.items(): print(name, r)
     print('the same weights:', a == b)
 
 
 if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__)
     p.add_argument('--trial', nargs=5, metavar='X', help='for the script itself')
     a = p.parse_args()
     if not a.trial: main()
@@ -95,5 +108,5 @@ if __name__ == '__main__':
         images, how, folder, steps, limit = a.trial
         begun = time.time()
         done = trial(images, how, folder, int(steps), float(limit))
-        peak = int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])/1024
-        print(json.dumps(dict(done=done, seconds=round(time.time() - begun), peak_mb=round(peak))))
+        print(json.dumps(dict(done=done, seconds=round(time.time() - begun),
+                              peak_mb=round(used_mb('VmHWM')))))

@@ -15,7 +15,6 @@ Theirs are tried with the rate of their own example or trainer, and with 1e-3.
 
 MNIST is used when it lies in DIFFNB_DATA, the built-in digits enlarged to 28x28 otherwise.
 """
-import argparse
 import copy
 import importlib.util
 import time
@@ -23,7 +22,7 @@ import time
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from common import note, noted, turns
+from common import note, noted, parser, turns
 from diffnb.angle import Guess, mix, unmix
 from diffnb.apps.datasets import load_data
 from diffnb.apps.optim import knows_bf16, optimiser, product_dtype
@@ -258,8 +257,7 @@ def table():
 
 
 def main():
-    plain = argparse.RawDescriptionHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    p = parser(__doc__)
     p.add_argument('--rounds', type=int, default=12, help='turns of each')
     p.add_argument('--chunk', type=int, default=2, help='steps in a turn')
     p.add_argument('--threads', type=int, default=2)

@@ -12,7 +12,6 @@ many training digits and with few.
     python benchmarks/transformer.py parts          networks that lack a part each, three minutes
     python benchmarks/transformer.py table          the tables of the lesson
 """
-import argparse
 import math
 import statistics
 import time
@@ -261,8 +260,7 @@ def table(record):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = common.parser(__doc__)
     p.add_argument('names', nargs='*')
     a = p.parse_args()
     torch.set_num_threads(1)

@@ -10,13 +10,12 @@ A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA.
     python benchmarks/turns.py before mnist --sampler dpmpp --calls 2 4 8      and a better sampler
     python benchmarks/turns.py ship told guided       write diffnb/mnist-turns(-labels).safetensors
     python benchmarks/turns.py shipped                measure that from its file
-    python benchmarks/turns.py train labelled-short guided-short    is it the label, or the guidance?
+    python benchmarks/turns.py train labelled-short guided-short    the label, or the guidance?
     python benchmarks/turns.py table                  the tables of the lesson
     python benchmarks/turns.py try                    600 steps of each variant of the recipe
     python benchmarks/turns.py tries                  the table of that
-    python benchmarks/turns.py time                   ten guided digits: one call beside 20 guided ones
+    python benchmarks/turns.py time                   ten guided digits: one call, 20 guided ones
 """
-import argparse
 import statistics
 import time
 import warnings
@@ -43,8 +42,8 @@ runs = results.parent/'runs'/'turns'
 note = partial(common.note, 'turns')
 calls = 1, 2, 4, 8
 samplers = dict(ddim=ddim, dpmpp=dpmpp)
-base = dict(begin='mnist', every=2, levels=5, bs=64, lr=1.5e-3, lr_end=0., ema=.995, seed=0, opt=Muon,
-            warmup=100)
+base = dict(begin='mnist', every=2, levels=5, bs=64, lr=1.5e-3, lr_end=0., ema=.995, seed=0,
+            opt=Muon, warmup=100)
 plan = {                       # name: settings of a run; `begin` is a shipped model or another run
     'unlabelled': dict(base, steps=6000),                      # doubles its own turns
     'told': dict(base, steps=12_000, paths=20_000),            # learns the turns of its teacher
@@ -196,7 +195,7 @@ def measured(x, labels=None):
     real = to_float(load_data('mnist', 'test').x)[:min(len(x), 5000)]
     precision, recall = precision_recall(x[:5000], real)
     row = dict(fld=s.value, se=s.se, n=s.n, debiased=s.debiased, floor=s.floor, percent=s.percent,
-               percent_se=100*s.se/(s.ref.noise - s.floor), precision=precision, recall=recall)
+               percent_se=common.percent_error(s), precision=precision, recall=recall)
     if labels is not None: row['agreement'] = per_class(x, labels).accuracy
     return row
 
@@ -208,9 +207,8 @@ def heap(section, key, model, n_calls, n, sampler=turns, seed=0, **about_it):
     row = dict(measured(x, labels), calls=n_calls, sampling_seconds=round(seconds),
                sampling_seed=seed, **about_it)
     note(section, key, row)
-    folder = results/'turns'
-    folder.mkdir(exist_ok=True)
-    show_images(x[:24], cols=12).save(folder/f'{section}-{key}.png'.replace(' ', '_'), optimize=True)
+    fname = results/'turns'/f'{section}-{key}.png'.replace(' ', '_')
+    common.keep_picture(fname, show_images(x[:24], cols=12))
 
 
 def measure(name, n, eta=(0.,), counts=calls, seed=0):
@@ -220,7 +218,9 @@ def measure(name, n, eta=(0.,), counts=calls, seed=0):
     for e in eta:
         for k in counts:
             if e and k == 1: continue                          # nothing is renoised in one call
-            key = f'{name}, {k}' + (f', eta {e:g}' if e else '') + (f', n {n}' if n < 10_000 else '')
+            key = f'{name}, {k}'
+            if e: key += f', eta {e:g}'
+            if n < 10_000: key += f', n {n}'
             if seed: key += f', seed {seed}'
             heap('turns', key, model, k, n, partial(turns, eta=e), seed, step=step, eta=e, recipe=o)
 
@@ -248,8 +248,8 @@ def table(record):
     rows = [(k, record.get('turns', {}).get(f'told, {k}')) for k in calls]
     for k, r in [*rows, ('the paths, 16', record.get('paths', {}).get('told'))]:
         if r is None: continue
-        lines.append(f'| {k} | {r["percent"]:.2f} ± {r["percent_se"]:.2f} | {r["precision"]:.2f} | '
-                     f'{r["recall"]:.2f} |')
+        lines.append(f'| {k} | {r["percent"]:.2f} ± {r["percent_se"]:.2f} | '
+                     f'{r["precision"]:.2f} | {r["recall"]:.2f} |')
     return '\n'.join(lines)
 
 
@@ -259,7 +259,8 @@ def taken_apart(record):
              '|---|---|---|---|---|']
     def said(r): return f'{r["percent"]:.2f} ± {r["percent_se"]:.2f} | {r["recall"]:.2f}'
     for k in calls:
-        rows = [record.get('turns', {}).get(f'{name}-short, {k}, n 2000') for name in ('labelled', 'guided')]
+        rows = [record.get('turns', {}).get(f'{name}-short, {k}, n 2000')
+                for name in ('labelled', 'guided')]
         if None not in rows: lines.append(f'| {k} | {said(rows[0])} | {said(rows[1])} |')
     ends = [record.get('paths', {}).get(f'{name}-short') for name in ('labelled', 'guided')]
     if None not in ends: lines.append(f'| the paths, 16 | {said(ends[0])} | {said(ends[1])} |')
@@ -272,8 +273,8 @@ def guided_table(record):
     for k in calls:
         r = record.get('turns', {}).get(f'guided, {k}')
         if r is None: continue
-        lines.append(f'| {k} | {r["percent"]:.2f} ± {r["percent_se"]:.2f} | {r["precision"]:.2f} | '
-                     f'{r["recall"]:.2f} | {100*r["agreement"]:.1f} % |')
+        lines.append(f'| {k} | {r["percent"]:.2f} ± {r["percent_se"]:.2f} | '
+                     f'{r["precision"]:.2f} | {r["recall"]:.2f} | {100*r["agreement"]:.1f} % |')
     r = record.get('paths', {}).get('guided')
     if r:
         lines.append(f'| the paths, 16 | {r["percent"]:.2f} ± {r["percent_se"]:.2f} | '
@@ -283,10 +284,12 @@ def guided_table(record):
 
 shipped = {
     'told': ('mnist-turns', 'Handwritten digits, 28x28, grey, in 1 to 8 calls. U-Net of '
-             'DenoisingDiffusion.jl with an embedding of the turn, taught by the paths of `mnist`.'),
-    'guided': ('mnist-turns-labels', 'Handwritten digits, 28x28, grey, with labels 0 to 9, in 1 to 8 '
-               'calls. The network of `mnist-labels` with an embedding of the turn, taught by its '
-               'guided paths (w = 3 between 20 and 60 degrees): guidance needs no second call.'),
+             'DenoisingDiffusion.jl with an embedding of the turn, taught by the paths of '
+             '`mnist`.'),
+    'guided': ('mnist-turns-labels', 'Handwritten digits, 28x28, grey, with labels 0 to 9, in 1 to '
+               '8 calls. The network of `mnist-labels` with an embedding of the turn, taught by '
+               'its guided paths (w = 3 between 20 and 60 degrees): guidance needs no second '
+               'call.'),
 }
 
 
@@ -322,10 +325,9 @@ def timing(rounds=7):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('verb', choices=['list', 'train', 'measure', 'before', 'ship', 'shipped', 'table',
-                                    'try', 'tries', 'time', 'ends'])
+    p = common.parser(__doc__)
+    p.add_argument('verb', choices=['list', 'train', 'measure', 'before', 'ship', 'shipped',
+                                    'table', 'try', 'tries', 'time', 'ends'])
     p.add_argument('names', nargs='*')
     p.add_argument('-n', type=int, default=10_000, help='digits to measure')
     p.add_argument('--eta', type=float, nargs='*', default=[0.])
@@ -337,7 +339,8 @@ def main():
     warnings.filterwarnings('ignore', message='only .* images')
     if a.verb == 'list': print('\n'.join(f'{k}: {v}' for k, v in plan.items()))
     elif a.verb == 'table':
-        for kind in (table, guided_table, taken_apart): print(kind(common.noted('turns')), end='\n\n')
+        record = common.noted('turns')
+        for kind in (table, guided_table, taken_apart): print(kind(record), end='\n\n')
     elif a.verb == 'tries': print(table_of_tries(common.noted('turns')))
     elif a.verb == 'try':
         for name in a.names or tries: attempt(name, min(a.n, 2000))

@@ -1,11 +1,12 @@
-"Diffusion models from scratch. Names are loaded when they are first used, so that `import diffnb` is light"
+"Diffusion models from scratch. Names are loaded on first use, so that `import diffnb` is light"
 __version__ = "0.2.0"
 
 _homes = {
     'data': 'Images batches moons s_curve show_points spiral',
     'angle': 'Guess aim mix rates targets unmix',
     'oracle': 'ideal labelled mixture score',
-    'schedules': 'cosine cosine_beta flow from_betas karras linear_beta lognormal path plot_schedules rescale',
+    'schedules': 'cosine cosine_beta flow from_betas karras linear_beta lognormal path '
+                 'plot_schedules rescale',
     'samplers': 'Step ddim ddpm dpmpp heun last refresh seeded',
     'trajectories': 'compare show_paths slider strip',
     'unet': 'MLP UNet',

@@ -1,5 +1,5 @@
-"""Run in an environment with the package, nbclient and ipykernel: is the progress of a training shown
-in a terminal and in a notebook, whichever fastprogress is installed?"""
+"""Run in an environment with the package, nbclient and ipykernel: is the progress of a training
+shown in a terminal and in a notebook, whichever fastprogress is installed?"""
 import io
 import re
 from contextlib import redirect_stdout

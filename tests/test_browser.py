@@ -16,8 +16,12 @@ import torch
 
 root = driver.root
 slow = re.compile(r'^#\|\s*(eval:\s*false|slow|peers)\b', re.M)
-cut = "broken = slider(steps, items=4)\nbroken.links[1].unlink()\nbroken.add_class('cut-link')\nbroken"
-extra = {'06_trajectories.ipynb': [cut]}                                       # for the test of the test
+shown = '.jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output'
+cut = """broken = slider(steps, items=4)
+broken.links[1].unlink()
+broken.add_class('cut-link')
+broken"""
+extra = {'06_trajectories.ipynb': [cut]}  # for the test of the test
 
 
 def missing():
@@ -50,16 +54,20 @@ def wait(f, what, seconds=30):
 
 
 class Scrubber:
-    "A slider in JupyterLab or in a page of its own, as a person meets it: a picture, its words, a handle"
+    """A slider in JupyterLab or in a page of its own, as a person meets it: a picture, its words, a
+    handle"""
     def __init__(self, page, root, handle):
         self.page, self.root, self.handle = page, root, root.locator(handle).first
 
     def words(self): return self.root.evaluate("r => r.querySelector('.diffnb-walks img').alt")
-    def caption(self): return self.root.evaluate("r => r.querySelector('.diffnb-walks figcaption').innerText")
+    def caption(self):
+        return self.root.evaluate("r => r.querySelector('.diffnb-walks figcaption').innerText")
     def pixels(self):
-        "What the screen shows where the picture is (the element itself is another one after every move)"
+        """What the screen shows where the picture is (the element itself is another one after every
+        move)"""
         box = self.root.evaluate('''r => {
-            if (r.getBoundingClientRect().top < 80 || r.getBoundingClientRect().bottom > innerHeight) r.scrollIntoView({block: 'center'})
+            const all = r.getBoundingClientRect()
+            if (all.top < 80 || all.bottom > innerHeight) r.scrollIntoView({block: 'center'})
             const b = r.querySelector('.diffnb-walks img').getBoundingClientRect()
             return {x: b.x, y: b.y, width: b.width, height: b.height} }''')
         return driver.pixels(self.page, clip=box)
@@ -69,15 +77,23 @@ class Scrubber:
         before, said = self.pixels(), self.words()
         act()
         try: wait(lambda: self.words() != said, 'another picture', 10)
-        except AssertionError: raise AssertionError(f'the slider was moved, and the picture stayed at "{said}"') from None
-        wait(lambda: self.root.evaluate("r => { const i = r.querySelector('.diffnb-walks img'); return i.complete && i.naturalWidth > 0 }"), 'the picture to be loaded')
+        except AssertionError:
+            says = f'the slider was moved, and the picture stayed at "{said}"'
+            raise AssertionError(says) from None
+        loaded = '''r => {
+            const i = r.querySelector('.diffnb-walks img')
+            return i.complete && i.naturalWidth > 0
+        }'''
+        wait(lambda: self.root.evaluate(loaded), 'the picture to be loaded')
         time.sleep(.1)
         after = self.pixels()
-        assert before.shape == after.shape and (before != after).mean() > .02, 'the words changed, the picture did not'
+        changed = before.shape == after.shape and (before != after).mean() > .02
+        assert changed, 'the words changed, the picture did not'
         return after, self.words()
 
     def take(self):
-        "Give it the keyboard; JupyterLab may take it back once, while another cell becomes the active one"
+        """Give it the keyboard; JupyterLab may take it back once, while another cell becomes the
+        active one"""
         def held():
             self.handle.focus()
             time.sleep(.15)
@@ -91,7 +107,8 @@ class Scrubber:
         return act
 
     def drag(self, dx):
-        box = self.handle.bounding_box() if self.handle.evaluate('e => e.tagName') != 'INPUT' else self.knob()
+        native = self.handle.evaluate('e => e.tagName') == 'INPUT'
+        box = self.knob() if native else self.handle.bounding_box()
         x, y = box['x'] + box['width']/2, box['y'] + box['height']/2
         self.page.mouse.move(x, y)
         self.page.mouse.down()
@@ -102,12 +119,15 @@ class Scrubber:
     def knob(self):
         "Where the knob of a native range input is"
         box, share = self.handle.bounding_box(), self.handle.evaluate('e => e.value/e.max')
-        return dict(x=box['x'] + 8 + share*(box['width'] - 16), y=box['y'], width=0, height=box['height'])
+        return dict(x=box['x'] + 8 + share*(box['width'] - 16), y=box['y'], width=0,
+                    height=box['height'])
 
 
 def check(s):
-    "Keyboard and mouse move the picture and its words, and every way back leads to the same picture"
-    s.root.locator('.diffnb-walks figcaption').first.click(timeout=60_000)               # JupyterLab keeps in sight the cell that was clicked last
+    """Keyboard and mouse move the picture and its words, and every way back leads to the same
+    picture"""
+    # JupyterLab keeps in sight the cell that was clicked last
+    s.root.locator('.diffnb-walks figcaption').first.click(timeout=60_000)
     if ' step 0 ' not in f' {s.words()}'.replace(':', ' '): s.moved(s.press('Home'))
     start, said = s.pixels(), s.words()
     one, word = s.moved(s.press('ArrowRight'))
@@ -120,20 +140,23 @@ def check(s):
     again, _ = s.moved(s.press('ArrowRight'))
     assert (again == one).all()
     dragged, word = s.moved(lambda: s.drag(90))
-    assert not any((dragged == o).all() for o in (start, one, end)) and 2 <= int(word.split('step ')[1].split()[0])
+    assert not any((dragged == o).all() for o in (start, one, end))
+    assert 2 <= int(word.split('step ')[1].split()[0])
     s.moved(s.press('ArrowLeft'))
 
 
-def scrubbers(page): return page.locator('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output .diffnb-scrubber')
+def scrubbers(page): return page.locator(f'{shown} .diffnb-scrubber')
 
 
 def run(lab, chromium, name):
     "A copy of the notebook in JupyterLab, run from top to bottom"
     nb = json.loads((root/'nbs'/name).read_text(encoding='utf-8'))
     for c in nb['cells']:
-        c.get('outputs', []).clear()                                         # what is seen was made here
-        if c['cell_type'] == 'code' and slow.search(''.join(c['source'])): c['source'] = '# takes long: not in the tests'
-    nb['cells'] += [dict(cell_type='code', id=f'extra{i}', metadata={}, execution_count=None, outputs=[], source=s) for i, s in enumerate(extra.get(name, []))]
+        c.get('outputs', []).clear()  # what is seen was made here
+        if c['cell_type'] == 'code' and slow.search(''.join(c['source'])):
+            c['source'] = '# takes long: not in the tests'
+    nb['cells'] += [dict(cell_type='code', id=f'extra{i}', metadata={}, execution_count=None,
+                         outputs=[], source=s) for i, s in enumerate(extra.get(name, []))]
     (lab.nbs/name).parent.mkdir(parents=True, exist_ok=True)
     (lab.nbs/name).write_text(json.dumps(nb), encoding='utf-8')
     page = chromium.new_page(viewport=dict(width=1300, height=1000))
@@ -169,16 +192,18 @@ def test_the_slider_moves_in_jupyterlab_and_goes_on_when_the_kernel_is_gone(lab,
 def test_the_playground_draws_and_its_slider_moves(lab, chromium):
     name = 'apps/playground.ipynb'
     page = run(lab, chromium, name)
-    out = page.locator('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output:has(.widget-button:has-text("draw"))').first
+    out = page.locator(f'{shown}:has(.widget-button:has-text("draw"))').first
     new = out.locator('.diffnb-scrubber:not(.seen-before)')
     wait(lambda: new.count(), 'the playground to draw its first walk', 120)
     first = Scrubber(page, new.first, '.noUi-handle')
     check(first)
-    assert [o.get_attribute('aria-label') for o in out.locator('.diffnb-controls .noUi-handle').all()] == ['seed', 'calls', 'eta', 'guidance']
+    handles = out.locator('.diffnb-controls .noUi-handle').all()
+    names = [o.get_attribute('aria-label') for o in handles]
+    assert names == ['seed', 'calls', 'eta', 'guidance']
     assert out.locator('[role=progressbar]').first.get_attribute('aria-label')
     ends, _ = first.moved(first.press('End'))
     new.first.evaluate("e => e.classList.add('seen-before')")
-    seed = Scrubber(page, out, '.noUi-handle')                               # the first slider of all is the seed
+    seed = Scrubber(page, out, '.noUi-handle')  # the first slider of all is the seed
     seed.press('ArrowRight')()
     out.locator('.widget-button:has-text("draw")').click(timeout=60_000)
     wait(lambda: new.count(), 'the draw button to make a new walk', 120)
@@ -216,10 +241,13 @@ def test_what_breaks_is_noticed(lab, chromium):
 
 
 def named(s):
-    "A screen reader has a name for every control, and words for where the slider stands, those of every walk"
+    """A screen reader has a name for every control, and words for where the slider stands, those of
+    every walk"""
     controls = s.root.locator('.widget-play button, .noUi-handle').all()
     assert len(controls) > 1 and all(o.get_attribute('aria-label') for o in controls)
-    all_words = lambda: '; '.join(o.get_attribute('alt') for o in s.root.locator('.diffnb-walks img').all() if o.is_visible())
+    def all_words():
+        pictures = s.root.locator('.diffnb-walks img').all()
+        return '; '.join(o.get_attribute('alt') for o in pictures if o.is_visible())
     wait(lambda: s.handle.get_attribute('aria-valuetext') == all_words(), 'the words of the slider')
 
 
@@ -242,17 +270,21 @@ def test_the_page_works_from_a_file(chromium, tmp_path):
     from diffnb.samplers import Step
     from diffnb.kit.scrubber import scrubber_html
     g = torch.Generator().manual_seed(0)
-    steps = [Step(*torch.randn(2, 16, 1, 16, 16, generator=g), torch.tensor(1.57*(1 - i/59))) for i in range(60)]
-    f = scrubber_html({'<!--<script> & two': steps, 'every third': steps[::3] + steps[-1:]}, tmp_path/'with space.html', items=16)
+    steps = [Step(*torch.randn(2, 16, 1, 16, 16, generator=g), torch.tensor(1.57*(1 - i/59)))
+             for i in range(60)]
+    f = scrubber_html({'<!--<script> & two': steps, 'every third': steps[::3] + steps[-1:]},
+                      tmp_path/'with space.html', items=16)
     assert f.stat().st_size < 1_000_000
     page, asked, errors = chromium.new_page(viewport=dict(width=1100, height=800)), [], []
-    page.on('request', lambda r: asked.append(r.url) if not r.url.startswith(('data:', 'file:')) else None)
+    def request(r):
+        if not r.url.startswith(('data:', 'file:')): asked.append(r.url)
+    page.on('request', request)
     page.on('pageerror', lambda e: errors.append(str(e)))
     page.goto(f.as_uri())
     s = Scrubber(page, page.locator('body'), '#bar')
     check(s)
     page.keyboard.press('Home')
-    s.handle.evaluate('e => e.blur()')                                       # keys work wherever one is on the page
+    s.handle.evaluate('e => e.blur()')  # keys work wherever one is on the page
     s.moved(lambda: page.keyboard.press('ArrowRight'))
     said = s.words()
     page.keyboard.press('Space')
@@ -260,7 +292,9 @@ def test_the_page_works_from_a_file(chromium, tmp_path):
     wait(lambda: s.words() != said, 'the space bar to play')
     page.keyboard.press('Space')
     wait(lambda: page.locator('#play').inner_text() == 'Play', 'the button to say Play')
-    assert page.locator('#bar').get_attribute('aria-valuetext') == '; '.join(o.get_attribute('alt') for o in page.locator('img').all()) and page.locator('label').count() == 2
+    words = '; '.join(o.get_attribute('alt') for o in page.locator('img').all())
+    assert page.locator('#bar').get_attribute('aria-valuetext') == words
+    assert page.locator('label').count() == 2
     assert s.words().startswith('<!--<script> & two: step') and asked == [] and errors == []
     page.close()
 
@@ -272,7 +306,8 @@ def test_the_page_shows_its_last_frame_where_nothing_runs(chromium, tmp_path):
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(scrubber_html(steps, tmp_path/'walk.html').as_uri())
-    assert 'step 5 of 5' in page.locator('img').get_attribute('alt') and np.ptp(driver.pixels(page)) > 0
+    assert 'step 5 of 5' in page.locator('img').get_attribute('alt')
+    assert np.ptp(driver.pixels(page)) > 0
     context.close()
 
 
@@ -359,7 +394,8 @@ def test_every_slider_of_the_page_draws_another_walk(chromium, served):
         assert all(a != b for a, b in zip(before, after)), slider
     _, again = p.changed('seed', 'ArrowLeft')
     before, after = p.changed('calls', 'Home')
-    assert p.said().startswith('1 call, 2 passes') and p.stop() == '1 of 1, 0.0°' and before != after
+    assert p.said().startswith('1 call, 2 passes') and p.stop() == '1 of 1, 0.0°'
+    assert before != after
     p.page.locator('#calls').evaluate('e => { e.value = 20; e.form.oninput({target: e}) }')
     p.drawn()
     assert p.pictures() == again, 'the same settings drew something else'
@@ -372,11 +408,12 @@ def test_every_slider_of_the_page_draws_another_walk(chromium, served):
 def test_the_page_draws_in_one_call(chromium, served):
     p = Playground(chromium.new_page(), served)
     before = p.pictures()
-    p.page.locator('#calls').press('End')                                    # a walk that is still going on
+    p.page.locator('#calls').press('End')  # a walk that is still going on
     p.page.locator('[value=mnist-turns-labels]').check()
     wait(lambda: p.said().startswith('1 call, '), 'the other network')
     assert p.pictures() != before and p.page.locator('#calls').get_attribute('max') == '8'
-    assert p.page.locator('#guidance').is_disabled() and p.page.locator('#label').get_attribute('min') == '0'
+    assert p.page.locator('#guidance').is_disabled()
+    assert p.page.locator('#label').get_attribute('min') == '0'
     four, five = p.changed('label', 'ArrowRight')
     assert four != five and 'passes' not in p.said()
     p.changed('calls', 'End')
@@ -392,7 +429,8 @@ def test_the_walk_of_the_page_can_be_scrubbed(chromium, served):
     first = p.pictures()
     assert p.stop() == '0 of 20, 88.9°' and all(a != b for a, b in zip(first, end))
     assert stop.get_attribute('aria-valuetext') == '0 of 20, 88.9 degrees'
-    assert p.page.locator('#signal').inner_text() == '0.02' and p.page.locator('#rate').inner_text() == '1.00'
+    assert p.page.locator('#signal').inner_text() == '0.02'
+    assert p.page.locator('#rate').inner_text() == '1.00'
     p.page.keyboard.press('ArrowRight')
     assert p.stop().startswith('1 of 20, ') and p.pictures() != first
     p.changed('guidance', 'ArrowRight')

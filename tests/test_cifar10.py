@@ -1,4 +1,5 @@
-"The CIFAR-10 project: what the notebook shows is what was measured, and the command for the whole is the original's"
+"""The CIFAR-10 project: what the notebook shows is what was measured, and the command for the whole
+is the original's"""
 import json
 import sys
 from pathlib import Path
@@ -32,7 +33,8 @@ def test_the_notebook_shows_the_numbers_that_are_stored():
 def test_every_row_says_how_it_was_made():
     for section in ('table', 'objectives', 'spacings'):
         for r in stored[section].values():
-            assert {'command', 'commit', 'hardware', 'n', 'calls', 'spacing', 'sampling_seed', 'training_seed', 'floor', 'percent_se'} <= set(r)
+            assert {'command', 'commit', 'hardware', 'n', 'calls', 'spacing', 'sampling_seed',
+                    'training_seed', 'floor', 'percent_se'} <= set(r)
             assert r['n'] >= 1000
 
 
@@ -44,8 +46,10 @@ def test_the_network_of_the_full_run_is_the_original():
 def test_the_network_of_the_table_is_what_its_card_says():
     fname = root/'results'/'cifar10'/'eps.safetensors'
     model = load(fname)
-    assert sum(p.numel() for p in model.net.parameters()) == model.notes['parameters'] == stored['training']['eps']['parameters']
-    assert model.target == 'eps' and model.schedule.T == 1000 and model.shape == (3, 32, 32) and fname.stat().st_size < 1_000_000
+    count = sum(p.numel() for p in model.net.parameters())
+    assert count == model.notes['parameters'] == stored['training']['eps']['parameters']
+    assert model.target == 'eps' and model.schedule.T == 1000 and model.shape == (3, 32, 32)
+    assert fname.stat().st_size < 1_000_000
 
 
 def test_the_stand_in_is_colourful_and_always_the_same():

@@ -19,13 +19,15 @@ from diffnb.kit.checks import Diverged
 from diffnb.training import EMA, adamw, train
 from diffnb.unet import MLP, UNet
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device, and there is none')
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(),
+                                reason='needs a CUDA device, and there is none')
 quiet = dict(progress=False)
 
 
 def images(n=256):
     g = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (n, 1, 16, 16), dtype=torch.uint8, generator=g), torch.arange(n) % 3
+    return torch.randint(0, 256, (n, 1, 16, 16), dtype=torch.uint8,
+                         generator=g), torch.arange(n) % 3
 
 
 def small(classes=0, **kw):
@@ -38,7 +40,9 @@ def points(classes=0):
     return Denoiser(MLP(width=64, layers=3, classes=classes), shape=(2,))
 
 
-def same(a, b): return all(x.equal(y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+def same(a, b):
+    return all(x.equal(y)
+               for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
 @pytest.fixture
@@ -55,9 +59,11 @@ def exact():
 def test_every_sampler_goes_where_it_goes_on_the_cpu(sampler):
     model, noise = points(), seeded(range(8))((8, 2))
     angles = path(cosine, 8)
-    here = last(sampler(model, noise, angles, **({'randn': seeded(range(8))} if sampler is ddpm else {}))).x
+    here = last(sampler(model, noise, angles,
+                        **({'randn': seeded(range(8))} if sampler is ddpm else {}))).x
     model.cuda()
-    there = last(sampler(model, noise.cuda(), angles, **({'randn': seeded(range(8))} if sampler is ddpm else {}))).x
+    there = last(sampler(model, noise.cuda(), angles,
+                         **({'randn': seeded(range(8))} if sampler is ddpm else {}))).x
     assert there.is_cuda
     assert_close(there.cpu(), here, rtol=1e-3, atol=1e-3)
 
@@ -85,7 +91,8 @@ def test_between_reads_nothing_waits():
     model = small(3).cuda()
     x, y = images()
     ema = EMA(model)
-    loop = train(model, resident(x, y, 32, 0, 0, True, torch.device('cuda', 0)), 100, label_dropout=.2, perturb=.1)
+    loop = train(model, resident(x, y, 32, 0, 0, True, torch.device('cuda', 0)), 100,
+                 label_dropout=.2, perturb=.1)
     for _ in range(10): ema.update_parameters((next(loop), model)[1])       # the 10th has read
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode('error')
@@ -114,7 +121,8 @@ def test_a_bad_step_is_skipped_at_once_and_named_at_the_next_read():
 def test_bf16_learns_as_float32_does():
     losses = []
     for precision in (None, 'bf16'):
-        model = fit(small(), images()[0], steps=60, bs=64, precision=precision, device='cuda', **quiet)
+        model = fit(small(), images()[0], steps=60, bs=64, precision=precision, device='cuda',
+                    **quiet)
         losses.append(sum(model.history.column('loss')[-20:])/20)
     assert abs(losses[0] - losses[1]) < .05*losses[0]
 
@@ -122,7 +130,8 @@ def test_bf16_learns_as_float32_does():
 def test_fp16_survives_an_overflow():
     from accelerate import Accelerator
     from accelerate.utils import GradScalerKwargs
-    accelerator = Accelerator(mixed_precision='fp16', kwargs_handlers=[GradScalerKwargs(init_scale=2.**40)])
+    accelerator = Accelerator(mixed_precision='fp16',
+                              kwargs_handlers=[GradScalerKwargs(init_scale=2.**40)])
     model = small().cuda()
     logs = list(train(model, batches(images()[0], 32), 40, accelerator=accelerator))
     norms = torch.tensor([log.norm for log in logs])
@@ -132,13 +141,16 @@ def test_fp16_survives_an_overflow():
 
 
 def test_channels_last_changes_speed_only():
-    models = [fit(small(), images()[0], steps=10, bs=32, precision=None, channels_last=on, device='cuda', **quiet)
+    models = [fit(small(), images()[0], steps=10, bs=32, precision=None, channels_last=on,
+                  device='cuda', **quiet)
               for on in (False, True)]
-    for a, b in zip(models[0].parameters(), models[1].parameters()): assert_close(a, b, rtol=2e-2, atol=2e-2)
+    for a, b in zip(models[0].parameters(), models[1].parameters()):
+        assert_close(a, b, rtol=2e-2, atol=2e-2)
 
 
 def test_compiled_training_gives_plain_names(tmp_path):
-    model = fit(small(), images()[0], steps=6, bs=32, compile=True, folder=tmp_path, device='cuda', **quiet)
+    model = fit(small(), images()[0], steps=6, bs=32, compile=True, folder=tmp_path, device='cuda',
+                **quiet)
     from diffnb.apps.checkpoints import load
     again = load(tmp_path)
     assert not [k for k in model.state_dict() if 'orig_mod' in k] and same(again.cuda(), model)
@@ -168,7 +180,8 @@ def test_adamw_is_fused():
 def test_generate_and_judge():
     pytest.importorskip('fastprogress')
     model = small(3).cuda()
-    made = generate(model, 6, cond=torch.tensor([0, 1, 2, 0, 1, 2]), seeds=0, calls=3, progress=False)
+    made = generate(model, 6, cond=torch.tensor([0, 1, 2, 0, 1, 2]), seeds=0, calls=3,
+                    progress=False)
     assert made.shape == (6, 1, 16, 16)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')

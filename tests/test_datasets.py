@@ -1,4 +1,5 @@
-"Data as other people leave them: labels in a file of their own, and the faces in torchvision's layout"
+"""Data as other people leave them: labels in a file of their own, and the faces in torchvision's
+layout"""
 import numpy as np
 import pytest
 import torch
@@ -36,11 +37,13 @@ def test_two_files_of_labels_are_said(folder):
 
 
 def test_celeba_in_its_own_layout(tmp_path, monkeypatch):
-    "torchvision's own class, and files laid out as the real ones; only the checksums are passed over"
+    """torchvision's own class, and files laid out as the real ones; only the checksums are passed
+    over"""
     home = tmp_path/'celeba'
     (home/'img_align_celeba').mkdir(parents=True)
     names = [f'{i:06}.jpg' for i in range(1, 8)]
-    for i, name in enumerate(names): Image.new('RGB', (178, 218), (40*i, 0, 0)).save(home/'img_align_celeba'/name)
+    for i, name in enumerate(names):
+        Image.new('RGB', (178, 218), (40*i, 0, 0)).save(home/'img_align_celeba'/name)
     def table(fname, columns, head=True):
         top = f'{len(names)}\n{" ".join(columns)}\n' if head else ''
         rows = [f'{name} ' + ' '.join('1' for _ in columns) for name in names]
@@ -52,7 +55,8 @@ def test_celeba_in_its_own_layout(tmp_path, monkeypatch):
     parts = zip(names, (0, 0, 0, 1, 1, 2, 2))
     (home/'list_eval_partition.txt').write_text(''.join(f'{name} {part}\n' for name, part in parts))
     monkeypatch.setattr(datasets.CelebA, '_check_integrity', lambda self: True)
-    train, test = (load_data('celeba', s, root=tmp_path, size=16, download=False) for s in ('train', 'test'))
+    train, test = (load_data('celeba', s, root=tmp_path, size=16, download=False)
+                   for s in ('train', 'test'))
     assert train.x.shape == (5, 3, 16, 16) and test.x.shape == (2, 3, 16, 16) and train.y is None
     reds = torch.tensor([0., 40, 80, 120, 160])
     assert (train.x[:, 0].float().mean((1, 2)) - reds).abs().max() < 3

@@ -1,4 +1,5 @@
-"A denoiser for super-resolution is the library's: its files load in a program that never heard of it"
+"""A denoiser for super-resolution is the library's: its files load in a program that never heard of
+it"""
 import subprocess
 import sys
 
@@ -20,14 +21,17 @@ def made(**o):
 
 def test_it_loads_where_nobody_registered_it(tmp_path):
     fname = save(tmp_path/'model.safetensors', made(k=2))
-    code = f'from diffnb.apps.checkpoints import load; m = load({str(fname)!r}); print(type(m).__name__, m.k)'
+    code = (f'from diffnb.apps.checkpoints import load; m = load({str(fname)!r}); '
+            'print(type(m).__name__, m.k)')
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
     assert r.stdout.split() == ['Enlarger', '2'], r.stderr
 
 
 def test_its_loss_is_that_of_a_denoiser_shown_the_small_picture():
-    model, x0 = made(k=4), torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))*2 - 1
-    drawn = dict(phi=torch.tensor([.3, .8, 1.3]), eps=torch.randn(x0.shape, generator=torch.Generator().manual_seed(1)))
+    model = made(k=4)
+    x0 = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))*2 - 1
+    drawn = dict(phi=torch.tensor([.3, .8, 1.3]),
+                 eps=torch.randn(x0.shape, generator=torch.Generator().manual_seed(1)))
     plain = Denoiser(model.net)
     expected, blind = (plain.loss(x0, cond, **drawn) for cond in (shrink(4).A(x0), None))
     torch.testing.assert_close(model.loss(x0, **drawn), expected)

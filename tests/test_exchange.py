@@ -1,4 +1,5 @@
-"Networks in and out of diffusers, checked against what diffusers itself answered (tests/exchange.safetensors)"
+"""Networks in and out of diffusers, checked against what diffusers itself answered
+(tests/exchange.safetensors)"""
 import json
 import math
 import subprocess
@@ -15,8 +16,8 @@ from torch.testing import assert_close
 from diffnb.angle import Guess
 from diffnb.apps.checkpoints import load, save
 from diffnb.apps.exchange import (
-    differences, from_diffusers, from_sigma, layer_names, obstacles, push_to_hub, schedule_of, step_angles,
-    to_diffusers, to_sigma)
+    differences, from_diffusers, from_sigma, layer_names, obstacles, push_to_hub, schedule_of,
+    step_angles, to_diffusers, to_sigma)
 from diffnb.apps.families import DDPMUNet, families
 from diffnb.denoiser import Denoiser
 from diffnb.guidance import guide
@@ -31,14 +32,17 @@ told = json.loads(header(record)['__metadata__']['diffnb'])
 tensors = load_file(record)
 
 
-def weights(name): return {k.removeprefix(f'{name}.weights.'): t for k, t in tensors.items() if k.startswith(f'{name}.weights.')}
+def weights(name):
+    return {k.removeprefix(f'{name}.weights.'): t
+            for k, t in tensors.items() if k.startswith(f'{name}.weights.')}
 
 
 def theirs(folder, name, **changed):
     "A folder as `save_pretrained` of diffusers wrote it"
     for part, file in (('unet', 'config'), ('scheduler', 'scheduler_config')):
         (folder/part).mkdir(parents=True)
-        (folder/part/f'{file}.json').write_text(json.dumps({**told['configs'][name][part], **(changed if part == 'unet' else {})}))
+        config = told['configs'][name][part] | (changed if part == 'unet' else {})
+        (folder/part/f'{file}.json').write_text(json.dumps(config))
     save_file(weights(name), folder/'unet'/'diffusion_pytorch_model.safetensors')
     return folder
 
@@ -59,14 +63,18 @@ def test_the_weights_of_ddpm_answer_as_they_did_there(tmp_path):
     assert answer(again, 'ddpm').equal(answer(model, 'ddpm'))
 
 
-@pytest.mark.parametrize('null, y', [(4, [0, 1, 2, 3, -1]), (None, [0, 1, 2, 3, 4]), (0, [-1, 1, 2, 3, 4]), (0, [0, 1, 2, 3, 4])])
+@pytest.mark.parametrize('null, y', [(4, [0, 1, 2, 3, -1]), (None, [0, 1, 2, 3, 4]),
+                                     (0, [-1, 1, 2, 3, 4]), (0, [0, 1, 2, 3, 4])])
 def test_labels_keep_their_numbers(tmp_path, null, y):
     model = from_diffusers(theirs(tmp_path, 'classes'), null=null)
     assert model.classes == (4 if null == 4 else 5)
-    assert_close(answer(model, 'classes', torch.tensor(y)), tensors['classes.answers'], rtol=0, atol=1e-5)
+    assert_close(answer(model, 'classes', torch.tensor(y)), tensors['classes.answers'], rtol=0,
+                 atol=1e-5)
 
 
-@pytest.mark.parametrize('changed', [dict(norm_eps=.01), dict(downsample_padding=1), dict(freq_shift=0), dict(flip_sin_to_cos=True), dict(attention_head_dim=4)])
+@pytest.mark.parametrize('changed', [dict(norm_eps=.01), dict(downsample_padding=1),
+                                     dict(freq_shift=0), dict(flip_sin_to_cos=True),
+                                     dict(attention_head_dim=4)])
 def test_every_setting_is_heard(tmp_path, changed):
     "A setting that is misread must be seen in the answers: else the tests above prove nothing"
     model = from_diffusers(theirs(tmp_path, 'ddpm', **changed))
@@ -89,7 +97,8 @@ def test_old_names_and_old_folders_are_read(tmp_path):
     def renamed(k):
         for a, b in old.items(): k = k.replace(a, b)
         return k
-    save_file({renamed(k): t for k, t in weights('ddpm').items()}, flat/'diffusion_pytorch_model.safetensors')
+    save_file({renamed(k): t for k, t in weights('ddpm').items()},
+              flat/'diffusion_pytorch_model.safetensors')
     assert_close(answer(from_diffusers(flat), 'ddpm'), tensors['ddpm.answers'], rtol=0, atol=1e-5)
 
 
@@ -100,7 +109,8 @@ def test_they_can_be_trained_on(tmp_path):
 
 
 def test_all_timesteps_are_told_whole():
-    "float32 cannot say an angle near 90 degrees so exactly that the timestep is whole again; the network hears it whole"
+    """float32 cannot say an angle near 90 degrees so exactly that the timestep is whole again; the
+    network hears it whole"""
     for schedule in (linear_beta, cosine_beta, rescale, linear_beta(T=200)):
         net = DDPMUNet(1, schedule, width=8, mults=(1,), blocks=1, groups=4)
         at = step_angles(schedule)
@@ -111,7 +121,8 @@ def test_all_timesteps_are_told_whole():
 
 def test_guidance_is_the_same_in_one_batch_and_in_two(tmp_path):
     torch.manual_seed(0)
-    model, x, y = from_diffusers(theirs(tmp_path, 'classes'), null=4), torch.randn(3, 1, 8, 8), torch.tensor([2, 0, 1])
+    model = from_diffusers(theirs(tmp_path, 'classes'), null=4)
+    x, y = torch.randn(3, 1, 8, 8), torch.tensor([2, 0, 1])
     twice = torch.cat([model.predict(x, .5), model.predict(x, .5, y)])
     doubled = model.predict(torch.cat([x, x]), .5, torch.cat([torch.full_like(y, -1), y]))
     assert_close(doubled, twice, rtol=0, atol=1e-6)
@@ -123,16 +134,21 @@ def test_where_every_item_had_a_label_none_is_an_error(tmp_path):
     model, x = from_diffusers(theirs(tmp_path, 'classes')), torch.zeros(2, 1, 8, 8)
     for y in (None, torch.tensor([-1, 2])):
         with pytest.raises(ValueError, match='always wants a label.*null=4'): model(x, .5, y)
-    with pytest.raises(ValueError, match='null=5 is not one of the 5 rows'): from_diffusers(tmp_path, null=5)
+    with pytest.raises(ValueError, match='null=5 is not one of the 5 rows'):
+        from_diffusers(tmp_path, null=5)
 
 
 def test_what_does_not_fit_is_named(tmp_path):
-    with pytest.raises(ValueError, match='do not fit their config: '): from_diffusers(theirs(tmp_path/'a', 'ddpm', layers_per_block=2))
-    with pytest.raises(ValueError, match='do not fit their config: embed.label.rows.weight'): from_diffusers(theirs(tmp_path/'b', 'classes', num_class_embeds=None))
+    with pytest.raises(ValueError, match='do not fit their config: '):
+        from_diffusers(theirs(tmp_path/'a', 'ddpm', layers_per_block=2))
+    with pytest.raises(ValueError, match='do not fit their config: embed.label.rows.weight'):
+        from_diffusers(theirs(tmp_path/'b', 'classes', num_class_embeds=None))
     extra = weights('ddpm') | {'add_embedding.weight': torch.zeros(1)}
     save_file(extra, theirs(tmp_path/'e', 'ddpm')/'unet'/'diffusion_pytorch_model.safetensors')
-    with pytest.raises(ValueError, match='says nothing of add_embedding.weight'): from_diffusers(tmp_path/'e')
-    with pytest.raises(ValueError, match='holds a UNet2DConditionModel'): from_diffusers(theirs(tmp_path/'c', 'ddpm', _class_name='UNet2DConditionModel'))
+    with pytest.raises(ValueError, match='says nothing of add_embedding.weight'):
+        from_diffusers(tmp_path/'e')
+    with pytest.raises(ValueError, match='holds a UNet2DConditionModel'):
+        from_diffusers(theirs(tmp_path/'c', 'ddpm', _class_name='UNet2DConditionModel'))
     with pytest.raises(ValueError, match='is no folder'): from_diffusers(str(tmp_path/'d'))
     with pytest.raises(ValueError, match='list is no pipeline'): from_diffusers([1])
     latent = SimpleNamespace(components=dict(unet=1, scheduler=2, vqvae=3, feature_extractor=None))
@@ -145,21 +161,25 @@ class Told(nn.Module):
 
 
 def test_a_network_that_wants_more_is_refused_with_what_works():
-    scheduler = SimpleNamespace(betas=torch.linspace(1e-4, .02, 1000), config=dict(prediction_type='epsilon'))
+    scheduler = SimpleNamespace(betas=torch.linspace(1e-4, .02, 1000),
+                                config=dict(prediction_type='epsilon'))
     says = r'wants encoder_hidden_states.*forward\(x, t\)'
     with pytest.raises(ValueError, match=f'^Told {says}'): from_diffusers(Told(), scheduler)
     parts = dict(unet=Told(), scheduler=scheduler, vae=nn.Identity())
     with pytest.raises(ValueError, match=f'also has vae.*{says}'):
         from_diffusers(SimpleNamespace(components=parts, **parts))
-    with pytest.raises(ValueError, match='a function has no weights.*nn.Module'): from_diffusers(lambda x, t: x, scheduler)
+    with pytest.raises(ValueError, match='a function has no weights.*nn.Module'):
+        from_diffusers(lambda x, t: x, scheduler)
     net = Told()
     net.forward = lambda x, t: x
     assert from_diffusers(net, scheduler).predict(torch.ones(1, 1, 2, 2), .5).eq(1).all()
 
 
-@pytest.mark.parametrize('kind, clip', [('PNDMScheduler', False), ('DDIMScheduler', True), ('DDPMScheduler', True)])
+@pytest.mark.parametrize('kind, clip', [('PNDMScheduler', False), ('DDIMScheduler', True),
+                                        ('DDPMScheduler', True)])
 def test_only_some_schedulers_clip_unless_told(kind, clip):
-    scheduler = type(kind, (), dict(betas=torch.linspace(1e-4, .02, 1000), config=dict(prediction_type='epsilon')))()
+    scheduler = type(kind, (), dict(betas=torch.linspace(1e-4, .02, 1000),
+                                    config=dict(prediction_type='epsilon')))()
     assert from_diffusers(nn.Identity(), scheduler).notes['sampling']['clip'] is clip
 
 
@@ -174,16 +194,18 @@ def test_a_pickle_is_refused_unopened(tmp_path):
     (folder/'unet'/'diffusion_pytorch_model.safetensors').unlink()
     with pytest.raises(ValueError, match='is not there'): from_diffusers(folder)
     (folder/'unet'/'diffusion_pytorch_model.bin').write_bytes(b'cos\nsystem\n(S"echo no"\ntR.')
-    with pytest.raises(ValueError, match='a pickle, which could run any program'): from_diffusers(folder)
+    with pytest.raises(ValueError, match='a pickle, which could run any program'):
+        from_diffusers(folder)
 
 
 def test_without_a_network_the_hub_says_so(monkeypatch):
     def offline(name, **how): raise ConnectionError('no route to host')
     monkeypatch.setitem(sys.modules, 'huggingface_hub', SimpleNamespace(snapshot_download=offline))
-    with pytest.raises(ValueError, match='google/ddpm-cifar10-32.*could not be fetched.*no route.*give the folder of a copy'):
-        from_diffusers('google/ddpm-cifar10-32')
+    says = 'google/ddpm-cifar10-32.*could not be fetched.*no route.*give the folder of a copy'
+    with pytest.raises(ValueError, match=says): from_diffusers('google/ddpm-cifar10-32')
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-    with pytest.raises(ValueError, match='pip install huggingface_hub'): from_diffusers('google/ddpm-cifar10-32')
+    with pytest.raises(ValueError, match='pip install huggingface_hub'):
+        from_diffusers('google/ddpm-cifar10-32')
 
 
 def test_the_hub_is_asked_for_no_pickle(monkeypatch, tmp_path):
@@ -194,7 +216,8 @@ def test_the_hub_is_asked_for_no_pickle(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', SimpleNamespace(snapshot_download=fetch))
     model = from_diffusers('somebody/digits')
     assert type(model.net) is DDPMUNet
-    assert asked['somebody/digits'] and not any('bin' in p or p == '*' for p in asked['somebody/digits'])
+    assert asked['somebody/digits']
+    assert not any('bin' in p or p == '*' for p in asked['somebody/digits'])
 
 
 # Schedules
@@ -203,7 +226,8 @@ def test_betas_by_name():
     assert schedule_of({}) == linear_beta(T=1000, beta=(1e-4, .02))
     assert schedule_of(dict(beta_schedule='squaredcos_cap_v2')) == cosine_beta(T=1000)
     assert schedule_of(dict(trained_betas=[.1, .2])).T == 2
-    with pytest.raises(ValueError, match="beta_schedule 'no' is not known: choose one of linear"): schedule_of(dict(beta_schedule='no'))
+    with pytest.raises(ValueError, match="beta_schedule 'no' is not known: choose one of linear"):
+        schedule_of(dict(beta_schedule='no'))
 
 
 @pytest.mark.parametrize('kind', ['sigmoid', 'exp', 'laplace'])
@@ -224,13 +248,17 @@ def test_betas_without_a_name_here(kind):
 def test_zero_terminal_snr_reaches_noise_and_wants_v(tmp_path):
     stretched = dict(rescale_betas_zero_snr=True)
     assert schedule_of(stretched)(1.) == math.pi/2
-    scheduler = SimpleNamespace(betas=torch.linspace(1e-4, .02, 1000), config=dict(prediction_type='epsilon'))
-    assert from_diffusers(nn.Identity(), scheduler).schedule == linear_beta(T=1000, beta=(1e-4, .02))
+    scheduler = SimpleNamespace(betas=torch.linspace(1e-4, .02, 1000),
+                                config=dict(prediction_type='epsilon'))
+    assert from_diffusers(nn.Identity(), scheduler).schedule == linear_beta(
+        T=1000, beta=(1e-4, .02))
     scheduler.betas = torch.cat([scheduler.betas[:-1], torch.ones(1)])
     with pytest.raises(ValueError, match="target='v'"): from_diffusers(nn.Identity(), scheduler)
-    scheduler.config = dict(prediction_type='v_prediction', clip_sample=False, timestep_spacing='trailing')
+    scheduler.config = dict(prediction_type='v_prediction', clip_sample=False,
+                            timestep_spacing='trailing')
     model = from_diffusers(nn.Identity(), scheduler)
-    assert model.schedule(1.) == math.pi/2 and model.notes['sampling'] == dict(clip=False, spacing='trailing')
+    assert model.schedule(1.) == math.pi/2
+    assert model.notes['sampling'] == dict(clip=False, spacing='trailing')
 
 
 def test_a_config_that_lies_about_its_betas_is_not_believed():
@@ -253,15 +281,17 @@ def test_what_came_in_goes_out_as_it_was(tmp_path):
     out = to_diffusers(from_diffusers(theirs(tmp_path/'in', 'ddpm')), tmp_path/'out')
     moved, was = load_file(out/'unet'/'diffusion_pytorch_model.safetensors'), weights('ddpm')
     assert set(moved) == set(was) and all(moved[k].equal(t) for k, t in was.items())
-    config, told_there = json.loads((out/'unet'/'config.json').read_text()), told['configs']['ddpm']['unet']
-    for k in ('block_out_channels', 'down_block_types', 'up_block_types', 'norm_eps', 'freq_shift', 'downsample_padding', 'sample_size',
-              'flip_sin_to_cos', 'attention_head_dim', 'layers_per_block', 'norm_num_groups', 'time_embedding_type'):
-        assert config[k] == told_there[k], k
+    config = json.loads((out/'unet'/'config.json').read_text())
+    for k in ('block_out_channels', 'down_block_types', 'up_block_types', 'norm_eps', 'freq_shift',
+              'downsample_padding', 'sample_size', 'flip_sin_to_cos', 'attention_head_dim',
+              'layers_per_block', 'norm_num_groups', 'time_embedding_type'):
+        assert config[k] == told['configs']['ddpm']['unet'][k], k
     assert not obstacles(config)
 
 
 @pytest.mark.parametrize('more', [
-    dict(), dict(eps=1e-5, border='around', shift=0.), dict(block='AdaGNBlock', head_dim=4), dict(classes=3), dict(classes=3, always=True), dict(table=True),
+    dict(), dict(eps=1e-5, border='around', shift=0.), dict(block='AdaGNBlock', head_dim=4),
+    dict(classes=3), dict(classes=3, always=True), dict(table=True),
     dict(schedule=linear_beta, target='eps'), dict(schedule=rescale(schedule=linear_beta(T=100)))])
 def test_out_and_in_again_is_the_same_model(tmp_path, more):
     model = small(**more)
@@ -275,14 +305,16 @@ def test_out_and_in_again_is_the_same_model(tmp_path, more):
         assert back.predict(x, phi, none).equal(model.predict(x, phi, none))
 
 
-@pytest.mark.parametrize('more', [dict(groups=1), dict(mults=(1, 1)), dict(groups=1, told='sigma'), dict(groups=1, schedule=cosine, classes=2, null=False)])
+@pytest.mark.parametrize('more', [dict(groups=1), dict(mults=(1, 1)), dict(groups=1, told='sigma'),
+                                  dict(groups=1, schedule=cosine, classes=2, null=False)])
 def test_a_plain_unet_goes_out_by_way_of_a_table(tmp_path, more):
     "Its skips are moved behind, and what it is told of the noise becomes a row for each timestep"
     model = small(lambda c, told='angle', **o: UNet(c, kind=told, **o), **more)
     back = from_diffusers(to_diffusers(model, tmp_path))
     at = step_angles(model.schedule, 1000)
     x, y = torch.randn(1000, 1, 8, 8), torch.arange(1000) % 3 - 1 if 'classes' in more else None
-    assert back.net.o.table and (back.predict(x, at, y) - model.predict(x, at, y)).abs().max() < 2e-5
+    assert back.net.o.table
+    assert (back.predict(x, at, y) - model.predict(x, at, y)).abs().max() < 2e-5
 
 
 def test_what_differs_is_listed_in_full(tmp_path):
@@ -292,10 +324,13 @@ def test_what_differs_is_listed_in_full(tmp_path):
     assert 'flow' in says(target='flow') and 'mean and std' in says(model=dict(std=.5))
     assert 'shape=None' in says(shape=None) and 'do not halve evenly' in says(shape=(1, 9, 8))
     assert 'the norms of 2 blocks' in says(plain)
-    assert 'head_dim=None' in says(heads=2, attention=(0, 1)) and 'head_dim=32' in says(head_dim=32) and says(heads=2) == ''
+    assert 'head_dim=None' in says(heads=2, attention=(0, 1)) and 'head_dim=32' in says(head_dim=32)
+    assert says(heads=2) == ''
     assert "down='pool'" in says(down='pool') and "act='GELU'" in says(plain, act='GELU')
-    assert 'another schedule' in '; '.join(differences(Denoiser(small().net, 'v', cosine, shape=(1, 8, 8))))
-    with pytest.raises(ValueError, match="block='ResBlock', where theirs is 'PreNormBlock' or 'AdaGNBlock'; .*mid_attention"):
+    other = Denoiser(small().net, 'v', cosine, shape=(1, 8, 8))
+    assert 'another schedule' in '; '.join(differences(other))
+    what = "block='ResBlock', where theirs is 'PreNormBlock' or 'AdaGNBlock'; .*mid_attention"
+    with pytest.raises(ValueError, match=what):
         to_diffusers(load('mnist'), tmp_path/'no')
     assert not (tmp_path/'no').exists()
 
@@ -306,25 +341,31 @@ class Api:
         return f'https://hub/{name}'
 
     def upload_folder(self, repo_id, folder_path):
-        self.files = {f.relative_to(folder_path).as_posix(): f.read_bytes() for f in Path(folder_path).rglob('*.*')}
+        self.files = {f.relative_to(folder_path).as_posix(): f.read_bytes()
+                      for f in Path(folder_path).rglob('*.*')}
 
 
 def test_what_goes_to_the_hub():
     api, model = Api(), small(classes=3)
-    assert push_to_hub(model, 'me/it', 'My notes.', private=True, api=api) == 'https://hub/me/it' and api.how['private'] is True
+    assert push_to_hub(model, 'me/it', 'My notes.', private=True, api=api) == 'https://hub/me/it'
+    assert api.how['private'] is True
     card = api.files['README.md'].decode()
-    assert 'unet/config.json' in api.files and 'My notes.' in card and '3 classes' in card and 'library_name: diffusers' in card
+    assert 'unet/config.json' in api.files and 'My notes.' in card and '3 classes' in card
+    assert 'library_name: diffusers' in card
     push_to_hub(load('mnist'), 'me/mnist', api=api)
-    assert set(api.files) == {'README.md', 'model.safetensors'} and 'library_name: diffnb' in api.files['README.md'].decode()
+    assert set(api.files) == {'README.md', 'model.safetensors'}
+    assert 'library_name: diffnb' in api.files['README.md'].decode()
 
 
 def test_without_huggingface_hub_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-    with pytest.raises(ValueError, match='pip install huggingface_hub'): push_to_hub(small(), 'me/it')
+    with pytest.raises(ValueError, match='pip install huggingface_hub'):
+        push_to_hub(small(), 'me/it')
 
 
 def test_no_layer_is_forgotten():
-    for more in (dict(), dict(mults=(1,), attention=()), dict(mults=(1, 2, 2, 4), attention=(0, 2), blocks=3), dict(classes=2, table=True)):
+    for more in (dict(), dict(mults=(1,), attention=()),
+                 dict(mults=(1, 2, 2, 4), attention=(0, 2), blocks=3), dict(classes=2, table=True)):
         net = small(**more).net
         named = {f'{a}.{part}' for a, _ in layer_names(net.o) for part in ('weight', 'bias')}
         assert set(net.state_dict()) <= named
@@ -335,7 +376,8 @@ def test_no_layer_is_forgotten():
 def test_it_loads_where_nobody_registered_it(tmp_path):
     fname = save(tmp_path/'model.safetensors', small())
     code = f'from diffnb import load; print(type(load({str(fname)!r}).net).__name__)'
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120).stdout.strip() == 'DDPMUNet'
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    assert r.stdout.strip() == 'DDPMUNet'
 
 
 # Sigma
@@ -355,7 +397,8 @@ def sigma_heun(D, x, sigmas):
 @torch.no_grad()
 def test_the_same_trajectory_in_sigma_and_in_angles(make):
     torch.manual_seed(0)
-    denoise = load('mnist') if make == 'network' else mixture(torch.randn(20, 1, 28, 28).clamp(-1, 1), std=.1)
+    if make == 'network': denoise = load('mnist')
+    else: denoise = mixture(torch.randn(20, 1, 28, 28).clamp(-1, 1), std=.1)
     angles, z = path(karras(sigma=(.02, 50)), 6), torch.randn(2, 1, 28, 28).double()
     mine = [step.x for step in heun(denoise, z, angles, average='eps')]
     stops = sigma_heun(to_sigma(denoise), z/angles[0].cos(), angles.tan())
@@ -373,7 +416,8 @@ def test_sigma_one_or_for_each_item_and_labels():
     D, x = to_sigma(denoise), torch.ones(3, 1, 2, 2)
     assert_close(D(x, 1.), x/math.sqrt(2))
     D(x, torch.tensor([1., 2., 3.]), torch.tensor([0, 1, 2]))
-    assert_close(seen['phi'].tan(), torch.tensor([1., 2., 3.]).double()) and seen['cond'].tolist() == [0, 1, 2]
+    assert_close(seen['phi'].tan(), torch.tensor([1., 2., 3.]).double())
+    assert seen['cond'].tolist() == [0, 1, 2]
     asked = {}
     def theirs(x, sigma, *cond):
         asked.update(sigma=sigma, cond=cond)
@@ -389,7 +433,8 @@ def test_edms_sampler_finds_what_it_asks_for():
     assert D.round_sigma(2.) == 2 and D.sigma_max > 1e10
     assert to_sigma(small()).sigma_min == pytest.approx(math.tan(cosine_beta(.001)))
     assert to_sigma(lambda x, phi: None).sigma_max == math.inf
-    with pytest.raises(ValueError, match='90 degrees'): from_sigma(lambda x, sigma: x)(torch.ones(1, 1, 2, 2), math.pi/2)
+    with pytest.raises(ValueError, match='90 degrees'):
+        from_sigma(lambda x, sigma: x)(torch.ones(1, 1, 2, 2), math.pi/2)
 
 
 def test_k_diffusions_heun_on_our_network(slow):
@@ -401,7 +446,8 @@ def test_k_diffusions_heun_on_our_network(slow):
     package.__path__ = list(spec.submodule_search_locations)
     sys.modules['k_diffusion'] = package
     from k_diffusion.sampling import sample_heun
-    model, angles, z = load('mnist'), path(karras(sigma=(.02, 50)), 6), torch.randn(2, 1, 28, 28).double()
+    model, angles = load('mnist'), path(karras(sigma=(.02, 50)), 6)
+    z = torch.randn(2, 1, 28, 28).double()
     theirs = sample_heun(to_sigma(model), z/angles[0].cos(), angles.tan(), disable=True)
     with torch.no_grad(): mine = last(heun(model, z, angles, average='eps')).x
     assert (theirs - mine).abs().max() < 1e-5

@@ -124,7 +124,8 @@ def test_integers_of_every_type(kind):
 @pytest.mark.parametrize('n', [5., np.float64(5), torch.tensor(5.), 0, -1, '5', None])
 def test_what_is_no_number_of_steps(n):
     remedy = r'.*int\(' if hasattr(n, 'dtype') or isinstance(n, float) else ', 1 or more'
-    with pytest.raises(ValueError, match=f'n=.*give a whole number of steps.*{remedy}'): path(cosine, n)
+    with pytest.raises(ValueError, match=f'n=.*give a whole number of steps.*{remedy}'):
+        path(cosine, n)
 
 def plain_for_test(t, power=1.): return t**power*math.pi/2
 

@@ -29,7 +29,8 @@ def test_ci_installs_the_browser_where_there_is_none(tmp_path):
         (there/name).symlink_to(f'/usr/bin/{name}')
     program(there/'sleep', 'exit 0')
     program(there/'sudo', 'shift; exec "$@"')
-    add = f'case "$*" in *install*chromium) touch {there}/chromium; chmod +x {there}/chromium;; esac'
+    browser = there/'chromium'
+    add = f'case "$*" in *install*chromium) touch {browser}; chmod +x {browser};; esac'
     program(there/'apt-get', f'echo "$*" >> {tmp_path}/asked; {add}')
     words = ['/bin/bash', str(tmp_path/'.ci'/'run')]
     r = subprocess.run(words, env=dict(PATH=str(there)), capture_output=True, text=True, timeout=30)
@@ -40,7 +41,8 @@ def test_ci_installs_the_browser_where_there_is_none(tmp_path):
 @pytest.mark.parametrize('ci, says', [('true', ' 19 failed'), ('', ' 0 failed, 19 skipped')])
 def test_a_missing_browser_fails_in_ci_only(tmp_path, ci, says):
     env = {**os.environ, 'CI': ci, 'PATH': str(tmp_path)}
-    words = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'tests/test_browser.py']
+    words = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',
+             'tests/test_browser.py']
     r = subprocess.run(words, env=env, cwd=root, capture_output=True, text=True, timeout=60)
     assert r.stdout.splitlines()[-1].endswith(says), r.stdout
     assert (r.returncode == 1) == (ci == 'true')

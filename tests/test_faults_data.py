@@ -167,6 +167,12 @@ def test_names_as_bytes_are_shown_as_words():
     assert np.array_equal(show_images(data), show_images(data._replace(names=['cat'])))
 
 
+@pytest.mark.parametrize('name', ['n', 'cols', 'scale'])
+def test_nothing_is_not_what_is_usual(name):
+    with pytest.raises(ValueError, match=f'{name}=0: give a whole number, 1 or more'):
+        show_images(torch.zeros(3, 1, 8, 8), **{name: 0})
+
+
 def test_there_is_a_name_for_each_label(tmp_path):
     x = np.zeros((2, 4, 4), np.uint8)
     with pytest.raises(ValueError, match='label 2, but 2 names'):

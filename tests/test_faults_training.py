@@ -195,8 +195,8 @@ def test_whole_numbers_of_any_make(whole):
         model = small(3)
         data, held = (points, labels), (points[:8], labels[:8])
         return fit(model, data, steps=n(4), bs=n(16), seed=n(5), warmup=n(1), keep=n(3), valid=held,
-                   patience=n(3), every=dict(valid=n(2), preview=n(0)), accumulate=n(2), label_dropout=.3,
-                   progress=False)
+                   patience=n(3), every=dict(valid=n(2), preview=n(0)), accumulate=n(2),
+                   label_dropout=.3, progress=False)
 
     assert same(run(whole), run(int))
     model = small(shape=(2,))
@@ -264,7 +264,8 @@ class Elsewhere(TorchDispatchMode):
 
 def test_data_on_another_device_than_the_model():
     model = small(mean=[0., 1.]).to('meta')
-    assert runs.check_fit(model, points, 5, None, 16, None) == 5
+    assert runs.check_fit(model, points, 16, None) is None
+    assert runs.steps_of(points, 5, None, 16) == 5 and runs.steps_of(points, None, 2, 16) == 8
 
 
 def test_no_float64_where_there_is_none():
@@ -393,7 +394,8 @@ def test_the_optimiser_keeps_the_layout_of_its_weights(opt, tmp_path, monkeypatc
 def test_an_average_is_a_denoiser(tmp_path):
     model = small(3, mean=[1., 2.], std=[3., 4.])
     ema = EMA(model, .9)
-    for _ in train(model, batches((points, labels), 16), 3, label_dropout=.1): ema.update_parameters(model)
+    for _ in train(model, batches((points, labels), 16), 3, label_dropout=.1):
+        ema.update_parameters(model)
     assert ema.shape == model.shape == (2,)
     assert ema.schedule is ema.module.schedule and ema.target == 'v'
     assert ema.decode(ema.encode(points)).allclose(points, atol=1e-5)

@@ -15,7 +15,8 @@ from diffnb.data import Images
 from diffnb.denoiser import Denoiser
 from diffnb.fld import frechet, stats
 
-keys = ('frechet_inception_distance', 'kernel_inception_distance_mean', 'kernel_inception_distance_std', 'inception_score_mean', 'inception_score_std')
+keys = ('frechet_inception_distance', 'kernel_inception_distance_mean',
+        'kernel_inception_distance_std', 'inception_score_mean', 'inception_score_std')
 
 
 @pytest.fixture
@@ -25,25 +26,30 @@ def asked(monkeypatch):
     def calculate_metrics(**how):
         seen.update(how)
         return {k: i + 1 for i, k in enumerate(keys)}
-    monkeypatch.setitem(sys.modules, 'torch_fidelity', SimpleNamespace(calculate_metrics=calculate_metrics))
+    monkeypatch.setitem(sys.modules, 'torch_fidelity',
+                        SimpleNamespace(calculate_metrics=calculate_metrics))
     return seen
 
 
-def pictures(n=5, seed=0, channels=3): return torch.rand(n, channels, 8, 8, generator=torch.Generator().manual_seed(seed))*2 - 1
+def pictures(n=5, seed=0, channels=3):
+    return torch.rand(n, channels, 8, 8, generator=torch.Generator().manual_seed(seed))*2 - 1
 
 
 def test_pictures_become_bytes_in_colour():
     grey = as_bytes(pictures(channels=1))
     assert grey.dtype == torch.uint8 and grey.shape == (5, 3, 8, 8) and grey[:, 0].equal(grey[:, 2])
-    assert as_bytes(torch.tensor([-1., 0., 1.]).view(1, 3, 1, 1)).flatten().tolist() == [0, 128, 255]
+    colour = torch.tensor([-1., 0., 1.]).view(1, 3, 1, 1)
+    assert as_bytes(colour).flatten().tolist() == [0, 128, 255]
     assert as_bytes(Images(grey, None, None)).equal(grey)
 
 
 def test_what_it_is_asked_and_what_it_says(asked):
     got = fidelity(pictures(5), pictures(7), batch_size=3)
     assert got[:5] == (1, 2, 3, 4, 5) and got.n == 5 and got.extractor == 'inception-v3-compat'
-    assert len(asked['input1']) == 5 and asked['input1'][0].dtype == torch.uint8 and asked['input2'][6].shape == (3, 8, 8)
-    assert asked['kid_subset_size'] == 5 and asked['batch_size'] == 3 and asked['isc'] and asked['fid'] and asked['kid']
+    assert len(asked['input1']) == 5 and asked['input1'][0].dtype == torch.uint8
+    assert asked['input2'][6].shape == (3, 8, 8)
+    assert asked['kid_subset_size'] == 5 and asked['batch_size'] == 3 and asked['isc']
+    assert asked['fid'] and asked['kid']
 
 
 def test_a_model_draws_the_same_pictures_whatever_the_lot(asked, monkeypatch):
@@ -54,7 +60,8 @@ def test_a_model_draws_the_same_pictures_whatever_the_lot(asked, monkeypatch):
     monkeypatch.setattr(module, 'generate', generate)
     model = Denoiser(nn.Identity(), shape=(3, 8, 8))
     assert fidelity(model, pictures(), n=2300, sampling=dict(calls=50)).n == 2300
-    assert lots == [(n, i, dict(progress=False, calls=50)) for n, i in ((1000, 0), (1000, 1000), (300, 2000))]
+    assert lots == [(n, i, dict(progress=False, calls=50))
+                    for n, i in ((1000, 0), (1000, 1000), (300, 2000))]
 
 
 def test_a_folder_and_a_named_set(asked, monkeypatch, tmp_path):
@@ -63,7 +70,8 @@ def test_a_folder_and_a_named_set(asked, monkeypatch, tmp_path):
         assert (name, part) == ('cifar10', 'train')
         return Images(as_bytes(pictures(9)), None, None)
     monkeypatch.setattr(module, 'load_data', load_data)
-    assert fidelity(tmp_path/'made').n == 4 and asked['input1'] == str(tmp_path/'made') and len(asked['input2']) == 9
+    assert fidelity(tmp_path/'made').n == 4 and asked['input1'] == str(tmp_path/'made')
+    assert len(asked['input2']) == 9
     (tmp_path/'empty').mkdir()
     with pytest.raises(ValueError, match='0 pictures: give two or more'): fidelity(tmp_path/'empty')
     with pytest.raises(ValueError, match='nowhere is no folder'): fidelity('nowhere')
@@ -72,9 +80,12 @@ def test_a_folder_and_a_named_set(asked, monkeypatch, tmp_path):
 def test_what_is_missing_is_said(asked, monkeypatch):
     def offline(**how): raise urllib.error.URLError('no network')
     monkeypatch.setattr(sys.modules['torch_fidelity'], 'calculate_metrics', offline)
-    with pytest.raises(ValueError, match='weights of Inception could not be downloaded.*no network.*weights='): fidelity(pictures(), pictures())
+    with pytest.raises(ValueError,
+                       match='weights of Inception could not be downloaded.*no network.*weights='):
+        fidelity(pictures(), pictures())
     monkeypatch.setitem(sys.modules, 'torch_fidelity', None)
-    with pytest.raises(ValueError, match='pip install torch-fidelity'): fidelity(pictures(), pictures())
+    with pytest.raises(ValueError, match='pip install torch-fidelity'):
+        fidelity(pictures(), pictures())
 
 
 def test_its_distance_is_the_one_of_lesson_11():
@@ -99,4 +110,5 @@ def test_its_distance_is_the_one_of_lesson_11():
     got = fidelity(made, real, extractor='tiles', cache=False)
     a, b = (stats(tiles(as_bytes(x))) for x in (made, real))
     assert got.fid == pytest.approx(frechet(a.mean, a.cov, b.mean, b.cov), rel=1e-4)
-    assert fidelity(real, real, extractor='tiles', cache=False).fid < 1e-6 < got.fid and math.isfinite(got.kid + got.isc)
+    assert fidelity(real, real, extractor='tiles', cache=False).fid < 1e-6 < got.fid
+    assert math.isfinite(got.kid + got.isc)

@@ -1,4 +1,5 @@
-"The instrument as a file: it is the one that everybody has, it refuses to be changed, and it measures what it should"
+"""The instrument as a file: it is the one that everybody has, it refuses to be changed, and it
+measures what it should"""
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def digits(): return load_data('digits', 'test')
 def test_the_shipped_file_is_the_right_one():
     net, refs = fld.evaluator()
     assert sum(p.numel() for p in net.parameters()) == 44_426
-    assert {k: r.stats.n for k, r in refs.items()} == {'mnist-test': 10_000, 'mnist-train': 60_000, 'digits': 797}
+    assert {k: r.stats.n for k, r in refs.items()} == {
+        'mnist-test': 10_000, 'mnist-train': 60_000, 'digits': 797}
     assert shipped.stat().st_size < 700_000
 
 
@@ -37,7 +39,8 @@ def test_a_changed_file_is_refused(tmp_path, where):
 def test_an_unchanged_copy_is_accepted_and_a_missing_one_named(tmp_path):
     copy = Path(shutil.copy(shipped, tmp_path))
     assert fld.evaluator(copy)[1]['digits'].hash == fld._sha[:8]
-    with pytest.raises(ValueError, match='nowhere.safetensors cannot be read'): fld.evaluator(tmp_path/'nowhere.safetensors')
+    with pytest.raises(ValueError, match='nowhere.safetensors cannot be read'):
+        fld.evaluator(tmp_path/'nowhere.safetensors')
 
 
 def test_a_changed_shipped_file_gives_no_number(tmp_path, monkeypatch, digits):
@@ -74,19 +77,23 @@ def test_distance_is_real_and_finite_for_flat_clouds():
 
 
 @pytest.mark.parametrize('change, says', [
-    (lambda x: x.x[:84], 'too few'), (lambda x: x.x[:0], 'shape'), (lambda x: x.x[0], 'shape'), (lambda x: x.x[..., :5], 'square'),
-    (lambda x: x.x.repeat(1, 2, 1, 1), 'C 1 or 3'), (lambda x: x.x.float(), 'values from 0 to 255'), (lambda x: x.x.long(), 'int64'),
-    (lambda x: to_float(x.x)*torch.nan, '797 of 797 images hold NaN'), (lambda x: x.x.numpy(), 'ndarray')])
+    (lambda x: x.x[:84], 'too few'), (lambda x: x.x[:0], 'shape'), (lambda x: x.x[0], 'shape'),
+    (lambda x: x.x[..., :5], 'square'), (lambda x: x.x.repeat(1, 2, 1, 1), 'C 1 or 3'),
+    (lambda x: x.x.float(), 'values from 0 to 255'), (lambda x: x.x.long(), 'int64'),
+    (lambda x: to_float(x.x)*torch.nan, '797 of 797 images hold NaN'),
+    (lambda x: x.x.numpy(), 'ndarray')])
 def test_what_is_no_picture_is_refused(digits, change, says):
     with pytest.raises(ValueError, match=says): fld.FLD('digits')(change(digits))
 
 
 def test_images_from_zero_to_one_are_noticed(digits):
-    with pytest.warns(UserWarning, match=r'are these images in \[0, 1\]'): fld.FLD('digits')(digits.x/255)
+    with pytest.warns(UserWarning, match=r'are these images in \[0, 1\]'):
+        fld.FLD('digits')(digits.x/255)
 
 
 def test_the_size_of_a_batch_and_the_number_of_threads_do_not_matter(digits):
-    torch.testing.assert_close(fld.features(digits, batch=7), fld.features(digits), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fld.features(digits, batch=7), fld.features(digits), rtol=1e-4,
+                               atol=1e-4)
 
 
 def test_scores_of_different_references_do_not_mix(digits):
@@ -95,7 +102,8 @@ def test_scores_of_different_references_do_not_mix(digits):
         with pytest.raises(ValueError, match='same reference'): do()
     assert a == fld.FLD('digits')(digits) and not a == 0.
     with pytest.raises(ValueError, match='choose one of mnist-test'): fld.FLD('minst')
-    with pytest.raises(ValueError, match='real images themselves'): fld.FLD('digits', features=fld.pixels)
+    with pytest.raises(ValueError, match='real images themselves'):
+        fld.FLD('digits', features=fld.pixels)
 
 
 def test_mnist(slow):
@@ -104,6 +112,7 @@ def test_mnist(slow):
     meter = fld.FLD('mnist-test')
     assert .3 < meter(train.x[:10_000]).value < 1.2
     assert meter(test).value < 1e-6
-    noise = meter(torch.randn(10_000, 1, 28, 28, generator=torch.Generator().manual_seed(0)).clamp(-1, 1))
+    g = torch.Generator().manual_seed(0)
+    noise = meter(torch.randn(10_000, 1, 28, 28, generator=g).clamp(-1, 1))
     assert noise.value > 250 and noise.percent == pytest.approx(100, abs=1e-3)
     assert fld.per_class(test).accuracy >= .985

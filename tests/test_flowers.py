@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tables import rows, shows, source
+from tables import cells, rows, shows, source
 from torch import nn
 from torch.testing import assert_close
 
@@ -17,9 +17,6 @@ from diffnb.data import Images
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'benchmarks'))
 import flowers  # noqa: E402
-
-
-def cells(): return json.loads((root/'nbs'/'projects/flowers.ipynb').read_text(encoding='utf-8'))['cells']
 
 
 @pytest.fixture(scope='module')
@@ -33,31 +30,40 @@ def shown(): return rows('projects/flowers.ipynb')
 def test_every_row_says_how_it_was_made(stored):
     for section in ('long', 'grid'):
         for name, r in stored[section].items():
-            assert {'command', 'commit', 'hardware', 'seed', 'steps', 'batch', 'n', 'features', 'cpu_seconds'} <= set(r), name
-            assert '/' not in r['command'].replace('benchmarks/flowers.py', '').replace('flowers_oxford/flowers_96x96.npz', ''), name
-            for key in ('ddim 5', 'ddim 20'): assert math.isfinite(r[key]['kid']) and r[key]['se'] > 0
+            assert {'command', 'commit', 'hardware', 'seed', 'steps', 'batch', 'n', 'features',
+                    'cpu_seconds'} <= set(r), name
+            words = r['command'].replace('benchmarks/flowers.py', '')
+            assert '/' not in words.replace('flowers_oxford/flowers_96x96.npz', ''), name
+            for key in ('ddim 5', 'ddim 20'):
+                assert math.isfinite(r[key]['kid']) and r[key]['se'] > 0
 
 
-def test_the_long_run_is_that_of_the_example(stored): assert {r['parameters'] for r in stored['long'].values()} == {1_950_627} and 'as Keras' in stored['long']
+def test_the_long_run_is_that_of_the_example(stored):
+    assert {r['parameters'] for r in stored['long'].values()} == {1_950_627}
+    assert 'as Keras' in stored['long']
 
 
 def test_the_grid_is_whole(stored):
-    want = {f'{loss} | {on} | {schedule} | {seed}' for loss in ('mse', 'l1') for on in ('noise', 'image') for schedule in ('cosine', 'linear') for seed in (0, 1)}
+    want = {f'{loss} | {on} | {schedule} | {seed}' for loss in ('mse', 'l1')
+            for on in ('noise', 'image') for schedule in ('cosine', 'linear') for seed in (0, 1)}
     assert want <= set(stored['grid'])
 
 
 def test_the_notebook_shows_the_numbers_that_are_stored(stored, shown):
     for name, r in stored['long'].items():
-        for key, words in (('ddim 5', 'DDIM, 5'), ('ddim 20', 'DDIM, 20'), ('dpmpp 20', 'DPM++, 20')):
+        for key, words in (('ddim 5', 'DDIM, 5'), ('ddim 20', 'DDIM, 20'),
+                           ('dpmpp 20', 'DPM++, 20')):
             numbers = [f"{r[key]['kid']:.3f} ± {r[key]['se']:.3f}",
                        f"{r[key]['kid_train']:.3f} ± {r[key]['se_train']:.3f}"]
-            assert shows(shown, f'{name}, {words} calls', *numbers), f'{name}, {key}: run the notebook again'
+            told = shows(shown, f'{name}, {words} calls', *numbers)
+            assert told, f'{name}, {key}: run the notebook again'
         assert shows(shown, name, f"{r['noise_mae']:.3f}", f"{r['image_mae']:.3f}")
     for name in {k.rsplit(' | ', 1)[0] for k in stored['grid']}:
         for key in ('ddim 5', 'ddim 20'):
             v = [stored['grid'][f'{name} | {seed}'][key]['kid'] for seed in (0, 1)]
             number = f'{sum(v)/2:.3f} ± {(max(v) - min(v))/2:.3f}'
-            assert shows(shown, *name.split(' | '), number), f'{name}, {key}: run the notebook again'
+            told = shows(shown, *name.split(' | '), number)
+            assert told, f'{name}, {key}: run the notebook again'
 
 
 def test_pictures_are_small():
@@ -86,23 +92,30 @@ def test_the_nearest_are_shown(stored, shown):
 
 def test_every_picture_of_the_long_run_is_there():
     says = 'is not in results/flowers yet'
-    assert any(says in source(c) for c in cells()), 'the notebook says it in other words now'
-    assert says not in str([c.get('outputs') for c in cells()])
+    notebook = cells('projects/flowers.ipynb')
+    assert any(says in source(c) for c in notebook), 'the notebook says it in other words now'
+    assert says not in str([c.get('outputs') for c in notebook])
 
 
 def test_without_a_file_all_the_photographs_are_taken(monkeypatch):
-    asked, stand_in = [], Images(torch.zeros((10, 3, 8, 8), dtype=torch.uint8), torch.arange(10), None)
-    monkeypatch.setattr(flowers, 'load_data', lambda *where, **how: asked.append(where) or stand_in)
+    asked = []
+    def stand_in(*where, **how):
+        asked.append(where)
+        return Images(torch.zeros((10, 3, 8, 8), dtype=torch.uint8), torch.arange(10), None)
+    monkeypatch.setattr(flowers, 'load_data', stand_in)
     train, held = flowers.flowers.__wrapped__(None, 8)
-    assert asked == [('flowers102', 'all')] and len(train.x) == 8 and sorted([*train.y.tolist(), *held.y.tolist()]) == [*range(10)]
+    assert asked == [('flowers102', 'all')] and len(train.x) == 8
+    assert sorted([*train.y.tolist(), *held.y.tolist()]) == [*range(10)]
 
 
 def test_inception_sees_the_whole_picture(tmp_path, monkeypatch):
-    "The branch of the notebook that nobody walks without a download: the architecture with weights by chance, where torchvision keeps its own"
+    """The branch of the notebook that nobody walks without a download: the architecture with
+    weights by chance, where torchvision keeps its own"""
     inception_v3 = importlib.import_module('torchvision.models').inception_v3
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.setattr(torch.hub, '_hub_dir', None)
-    code = {name: next(''.join(c['source']) for c in cells() if c['cell_type'] == 'code' and f'def {name}(' in ''.join(c['source'])) for name in ('lent', 'inception')}
+    texts = [source(c) for c in cells('projects/flowers.ipynb') if c['cell_type'] == 'code']
+    code = {name: next(t for t in texts if f'def {name}(' in t) for name in ('lent', 'inception')}
     space = dict(importlib=importlib, torch=torch, F=F, nn=nn, Path=Path, assert_close=assert_close)
     for text in code.values(): exec(text.split('eyes = ')[0], space)
     assert space['inception']() is None
@@ -110,8 +123,10 @@ def test_inception_sees_the_whole_picture(tmp_path, monkeypatch):
     kept.parent.mkdir(parents=True)
     torch.manual_seed(0)
     torch.save(inception_v3(weights=None, init_weights=False).state_dict(), kept)
-    x = torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).mul(2).sub(1).requires_grad_()
+    x = torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0))*2 - 1
+    x.requires_grad_()
     f = space['inception']()(x)
     assert f.shape == (2, 2048)
     pull = torch.autograd.grad(f.square().sum(), x)[0].abs().sum((0, 1))
-    assert torch.stack([pull[0].max(), pull[-1].max(), pull[:, 0].max(), pull[:, -1].max()]).min() > 1e-6*pull.max()       # no border is cut off
+    borders = pull[0], pull[-1], pull[:, 0], pull[:, -1]        # none is cut off
+    assert min(b.max() for b in borders) > 1e-6*pull.max()

@@ -7,7 +7,8 @@ import torch
 
 from diffnb.angle import Guess
 from diffnb.apps.checkpoints import load
-from diffnb.apps.generation import as_images, conditioned, generate, sample_batches, sample_rows, trajectory
+from diffnb.apps.generation import (
+    as_images, conditioned, generate, sample_batches, sample_rows, trajectory)
 from diffnb.apps.playground import playground
 from diffnb.denoiser import Denoiser
 from diffnb.kit.checks import label_numbers
@@ -50,7 +51,8 @@ def nan(x, phi): return Guess(x*math.nan, x)
     (lambda m: sample_batches(m, 4, start=torch.zeros(3, 1, 28, 28)), '3 .* for 4 images'),
     (lambda m: sample_rows(m, 2, 'dream'), "mode 'dream' is not known"),
     (lambda m: sample_rows(m, 2, 'denoise', sampler=dpmpp, churn=4), 'no setting churn'),
-    (lambda m: generate(ideal(PIXELS), 4, shape=(1, 16, 16), compile=True), 'no network to compile'),
+    (lambda m: generate(ideal(PIXELS), 4, shape=(1, 16, 16), compile=True),
+     'no network to compile'),
     (lambda m: generate(m, 4, precision='half'), "precision 'half'"),
     (lambda m: playground(PLAIN), 'how large'),
     (lambda m: playground(5), 'model=5'),

@@ -1,7 +1,10 @@
-"The house stands: arrows point down, no private name crosses a module, lessons keep to their size; and the check notices where one does not"
+"""The house stands: arrows point down, no private name crosses a module, lessons keep to their
+size; and the check notices where one does not"""
+import io
 import json
 import shutil
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,24 @@ import house  # noqa: E402
 def test_the_house_stands(): assert house.complaints() == []
 
 
+def scripts():
+    "Everything in Python that is written by hand, outside notebooks"
+    folders = 'benchmarks', 'tests', 'tools', 'examples'
+    return [root/'conftest.py', *(f for folder in folders for f in (root/folder).glob('*.py'))]
+
+
+def test_scripts_keep_to_a_hundred_columns_and_a_statement_a_line():
+    bad = []
+    for f in scripts():
+        text = f.read_text(encoding='utf-8')
+        bad += [f'{f.name}, line {i}' for i, line in enumerate(text.splitlines(), 1)
+                if len(line) > 100]
+        words = tokenize.generate_tokens(io.StringIO(text).readline)
+        bad += [f'{f.name}, line {w.start[0]}: ;' for w in words
+                if w.type == tokenize.OP and w.string == ';']
+    assert not bad
+
+
 def test_there_is_a_house():
     known = house.modules()
     assert len(known) >= 25 and {floor for floor, *_ in known.values()} == {0, 1, 2}
@@ -23,7 +44,9 @@ def test_there_is_a_house():
 @pytest.fixture
 def copy(tmp_path):
     for part in ('nbs', 'diffnb'):
-        shutil.copytree(root/part, tmp_path/part, ignore=shutil.ignore_patterns('*.safetensors', '*.png', '__pycache__', 'projects', 'reference', 'solutions'))
+        shutil.copytree(root/part, tmp_path/part,
+                        ignore=shutil.ignore_patterns('*.safetensors', '*.png', '__pycache__',
+                                                      'projects', 'reference', 'solutions'))
     return tmp_path
 
 
@@ -31,7 +54,8 @@ def copy(tmp_path):
     ('angle', 'from .samplers import ddim', 'imports samplers, which stands above it'),
     ('angle', 'import diffnb.samplers', 'imports samplers, which stands above it'),
     ('angle', 'from . import samplers', 'imports samplers, which stands above it'),
-    ('angle', 'def f():\n    from .samplers import ddim', 'imports samplers, which stands above it'),
+    ('angle', 'def f():\n    from .samplers import ddim',
+     'imports samplers, which stands above it'),
     ('kit.files', 'from ..angle import mix', 'imports angle, which stands above it'),
     ('samplers', 'from diffnb.apps.runs import fit', 'imports apps.runs, which stands above it'),
     ('samplers', 'from .angle import _pair', 'imports the private name _pair of angle'),
@@ -49,7 +73,8 @@ def test_what_breaks_a_rule_is_noticed(copy, module, line, says):
 def test_a_circle_is_noticed(copy):
     for a, b in (('files', 'config'), ('config', 'files')):
         fname = copy/'diffnb'/'kit'/f'{a}.py'
-        fname.write_text(fname.read_text(encoding='utf-8') + f'\nfrom .{b} import *\n', encoding='utf-8')
+        fname.write_text(fname.read_text(encoding='utf-8') + f'\nfrom .{b} import *\n',
+                         encoding='utf-8')
     assert any('imports itself by way of others' in c for c in house.complaints(copy))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tables import cells, source
 from torch.testing import assert_close
 
 from diffnb.angle import Guess, aim, mix, unmix
@@ -239,7 +240,8 @@ class Points(torch.nn.Module):
             torch.nn.Linear(64, 1))
 
     def forward(self, x, phi, cond=None, turn=None):
-        told = [f(k*a)[:, None] for k in (1, 2) for a in (phi, turn) for f in (torch.sin, torch.cos)]
+        told = [f(k*a)[:, None] for k in (1, 2) for a in (phi, turn)
+                for f in (torch.sin, torch.cos)]
         return self.layers(torch.cat([x, *told], 1))
 
 
@@ -306,20 +308,21 @@ def test_the_table_says_what_was_measured(monkeypatch):
     benchmark = importlib.import_module('turns')
     record = json.loads((root/'results'/'turns.json').read_text(encoding='utf-8'))
     said = benchmark.table(record)
-    cells = json.loads((root/'nbs'/'14_few_steps.ipynb').read_text(encoding='utf-8'))['cells']
-    assert said.count('\n') > 3 and any(said in ''.join(c['source']) for c in cells)
+    sources = [source(c) for c in cells('14_few_steps.ipynb')]
+    assert said.count('\n') > 3 and any(said in s for s in sources)
     guided, tries = benchmark.guided_table(record), benchmark.table_of_tries(record)
-    project = json.loads((root/'nbs'/'projects'/'mnist.ipynb').read_text(encoding='utf-8'))['cells']
-    for more, where in ((guided, cells), (tries, project)):
-        assert more.count('\n') >= 4 and any(more in ''.join(c['source']) for c in where)
-    text = ''.join(''.join(c['source']) for c in cells)
+    project = [source(c) for c in cells('projects/mnist.ipynb')]
+    for more, where in ((guided, sources), (tries, project)):
+        assert more.count('\n') >= 4 and any(more in s for s in where)
+    text = ''.join(sources)
     own = [f'{record["turns"][f"unlabelled, {k}"]["percent"]:.2f} ± '
            f'{record["turns"][f"unlabelled, {k}"]["percent_se"]:.2f} with' for k in (1, 2)]
     assert f'{own[0]} one, {own[1]} two' in text
     told, ends = record['turns']['told, 8']['percent'], record['paths']['told']['percent']
     assert f'({told:.2f} and {ends:.2f})' in text and round(told/ends, 1) == 1.4
     plain, better = record['ddim']['mnist, 8'], record['dpmpp']['mnist, 8, n 2000']
-    assert ' to '.join(f'{r["percent"]:.2f} ± {r["percent_se"]:.2f}' for r in (plain, better)) in text
+    assert ' to '.join(f'{r["percent"]:.2f} ± {r["percent_se"]:.2f}'
+                       for r in (plain, better)) in text
     mean = record['ddim']['mnist, 1']
     assert f'a precision of {mean["precision"]:.2f}, and a recall of {mean["recall"]:.0f}' in text
 
@@ -330,7 +333,8 @@ def test_five_recipes_stand_in_the_lesson_with_a_verdict(monkeypatch):
     record = json.loads((root/'results'/'turns.json').read_text(encoding='utf-8'))
     text = (root/'nbs'/'14_few_steps.ipynb').read_text(encoding='utf-8')
     full = benchmark.table_of_tries(record).splitlines()[2:]
-    verdicts = {'a quarter turns': 'worse with 1 and 2 calls', 'turns from 22.5 degrees on': 'worse',
+    verdicts = {'a quarter turns': 'worse with 1 and 2 calls',
+                'turns from 22.5 degrees on': 'worse',
                 'v from the trained teacher': 'better with 1 and 2 calls',
                 'the paths of the teacher, stored': 'better'}
     assert f'{full[0]} |' in text

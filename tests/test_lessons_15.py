@@ -126,7 +126,8 @@ def test_bins_and_bits():
 
 @pytest.mark.parametrize('number, right, wrong', [
     (1, -543.4, [543.4, -.693, 0]),
-    (2, lambda dims: math.sqrt(dims)*torch.eye(dims), [torch.eye, lambda dims: torch.ones(1, dims)]),
+    (2, lambda dims: math.sqrt(dims)*torch.eye(dims),
+     [torch.eye, lambda dims: torch.ones(1, dims)]),
     (2, lambda dims: torch.cartesian_prod(*[torch.tensor([-1., 1.])]*dims),
      [lambda dims: torch.ones(dims, dims)]),
     (3, -3.466, [3.466, -.693])])

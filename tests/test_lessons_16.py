@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tables import cells, source
 from torch import nn
 from torch.testing import assert_close
 
@@ -153,8 +154,7 @@ def test_the_tables_say_what_was_measured(monkeypatch):
     monkeypatch.syspath_prepend(str(root/'benchmarks'))
     benchmark = importlib.import_module('transformer')
     record = json.loads((root/'results'/'transformer.json').read_text(encoding='utf-8'))
-    cells = json.loads((root/'nbs'/'16_transformer.ipynb').read_text(encoding='utf-8'))['cells']
-    text = [''.join(c['source']) for c in cells]
+    text = [source(c) for c in cells('16_transformer.ipynb')]
     shown = [benchmark.parts_table(record)]
     if 'digits' in record: shown.append(benchmark.small_table(record))
     if 'rows' in record: shown.append(benchmark.table(record))

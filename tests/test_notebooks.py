@@ -1,4 +1,5 @@
-"The notebooks as files: what a reader must never meet. The complaints themselves are tested on notebooks made to be bad"
+"""The notebooks as files: what a reader must never meet. The complaints themselves are tested on
+notebooks made to be bad"""
 import json
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ def test_there_are_notebooks(): assert len(good) >= 12
 def test_notebooks_are_fit_to_be_read(): assert nbs.check(good) == []
 
 
-def test_readme_is_the_index(): assert (root/'README.md').read_text(encoding='utf-8') == nbs.readme()
+def test_readme_is_the_index():
+    assert (root/'README.md').read_text(encoding='utf-8') == nbs.readme()
 
 
 def broken(tmp_path, change):
@@ -36,32 +38,42 @@ def lists(nb):
     for c in nb['cells']: c['source'] = ''.join(c['source']).splitlines(keepends=True)
 
 
-def cell(source, outputs=()): return dict(cell_type='code', id='x', metadata={}, execution_count=None, source=source, outputs=list(outputs))
+def cell(source, outputs=()):
+    return dict(cell_type='code', id='x', metadata={}, execution_count=None, source=source,
+                outputs=list(outputs))
 
 
 @pytest.mark.parametrize('change, says', [
     (lambda nb: nb['metadata'].update(widgets={}), 'widget state'),
-    (lambda nb: nb['cells'].append(cell('1/0', [dict(output_type='error', ename='E', evalue='', traceback=[])])), 'is an error'),
-    (lambda nb: nb['cells'].append(cell('x', [dict(output_type='stream', name='stdout', text='x'*600_000)])), 'over 500'),
+    (lambda nb: nb['cells'].append(cell('1/0', [
+        dict(output_type='error', ename='E', evalue='', traceback=[])])), 'is an error'),
+    (lambda nb: nb['cells'].append(cell('x', [
+        dict(output_type='stream', name='stdout', text='x'*600_000)])), 'over 500'),
     (lambda nb: nb['cells'].append(cell('import os\nos.getcwd()')), 'mixes imports'),
-    (lambda nb: nb['cells'].append(cell('#| export\nfrom diffnb.samplers import ddim')), 'only from below'),
+    (lambda nb: nb['cells'].append(cell('#| export\nfrom diffnb.samplers import ddim')),
+     'only from below'),
     (lambda nb: nb['cells'].append(cell('#| export\nimport diffnb.samplers')), 'only from below'),
-    (lambda nb: nb['cells'].append(cell('#| export\nfrom diffnb import samplers')), 'only from below'),
-    (lambda nb: nb['cells'].append(cell('#| export\nfrom .samplers import ddim')), 'only from below'),
+    (lambda nb: nb['cells'].append(cell('#| export\nfrom diffnb import samplers')),
+     'only from below'),
+    (lambda nb: nb['cells'].append(cell('#| export\nfrom .samplers import ddim')),
+     'only from below'),
     (lambda nb: nb['cells'].append(cell('#| export\nfrom . import samplers')), 'only from below'),
     (lambda nb: nb['cells'].append(cell('import os; os.getcwd()')), 'mixes imports'),
     (lambda nb: nb['cells'].append(cell('one two')), 'is not Python'),
     (lambda nb: nb['cells'].append(cell('import pytest')), 'needs pytest'),
-    (lambda nb: nb['cells'].append(cell('from fastcore.test import test_fail')), 'needs fastcore.test'),
+    (lambda nb: nb['cells'].append(cell('from fastcore.test import test_fail')),
+     'needs fastcore.test'),
     (lambda nb: nb['cells'].append(cell('def f():\n    import resource')), 'needs resource'),
     (lambda nb: nb['cells'].append(cell('p.send_signal(signal.SIGKILL)')), 'needs signal.SIGKILL'),
     (lambda nb: nb['cells'].append(cell("open('../results/mnist.json')")), 'needs ../results'),
-    (lambda nb: [c.update(outputs=[]) for c in nb['cells'] if c['cell_type'] == 'code'], 'no outputs'),
+    (lambda nb: [c.update(outputs=[]) for c in nb['cells'] if c['cell_type'] == 'code'],
+     'no outputs'),
 ])
 def test_a_bad_notebook_is_noticed(tmp_path, change, says):
     assert broken(tmp_path, lambda nb: None) == [], 'nothing was bad before'
     assert any(says in complaint for complaint in broken(tmp_path, change))
-    assert any(says in complaint for complaint in broken(tmp_path, lambda nb: (change(nb), lists(nb))))
+    assert any(says in complaint
+               for complaint in broken(tmp_path, lambda nb: (change(nb), lists(nb))))
 
 
 def cells(f): return json.loads(f.read_text(encoding='utf-8'))['cells']
@@ -138,6 +150,7 @@ def test_the_first_cell_installs_on_colab_and_nowhere_else(words, asked):
     ('open("../two.json")', 'FileNotFoundError')])
 def test_a_notebook_alone_finds_nothing_beside_it(tmp_path, code, says):
     import nbformat
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), tmp_path/'one.ipynb')
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]),
+                   tmp_path/'one.ipynb')
     said = alone.alone(sys.executable, tmp_path/'one.ipynb', fast=True)
     assert says in said if says else said == ''

@@ -19,13 +19,16 @@ modules = list(files)
 def test_there_are_modules(): assert {'data', 'samplers', 'training'} <= {*modules}
 
 
-def python(code, **kw): return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120, cwd=root, **kw)
+def python(code, **kw):
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120,
+                          cwd=root, **kw)
 
 
 def test_no_name_is_exported_twice():
     seen = {}
     for m in modules:
-        for name in importlib.import_module(f'diffnb.{m}').__all__: seen.setdefault(name, []).append(m)
+        for name in importlib.import_module(f'diffnb.{m}').__all__:
+            seen.setdefault(name, []).append(m)
     assert not {k: v for k, v in seen.items() if len(v) > 1}
 
 
@@ -49,25 +52,35 @@ def test_all_offers_these_names_and_no_more():
 
 def test_a_name_that_is_not_there_is_said():
     import diffnb
-    with pytest.raises(AttributeError, match='no attribute .nothing_of_the_kind.'): diffnb.nothing_of_the_kind
+    with pytest.raises(AttributeError, match='no attribute .nothing_of_the_kind.'):
+        diffnb.nothing_of_the_kind
 
 
 def test_names_come_without_the_rest():
-    r = python("import sys; from diffnb import mix; assert 'diffnb.angle' in sys.modules and 'diffnb.apps.runs' not in sys.modules")
+    r = python("import sys; from diffnb import mix; assert 'diffnb.angle' in sys.modules and "
+               "'diffnb.apps.runs' not in sys.modules")
     assert r.returncode == 0, r.stderr
 
 
 @pytest.mark.parametrize('what', ['diffnb', *(f'diffnb.{m}' for m in modules), 'diffnb.all'])
 def test_imports_are_light(what):
     "Nothing heavy that torch itself does not already bring"
-    r = python(f'import torch, sys; had = set(sys.modules); import {what}; new = set(sys.modules) - had\n'
-               "print(sorted(new & {'matplotlib', 'sklearn', 'accelerate', 'torchvision', 'ipywidgets', 'PIL', 'torch._dynamo', 'torch._inductor', 'fastprogress', 'diffusers', 'nbdev', 'fastcore'}))")
+    heavy = {'matplotlib', 'sklearn', 'accelerate', 'torchvision', 'ipywidgets', 'PIL',
+             'torch._dynamo', 'torch._inductor', 'fastprogress', 'diffusers', 'nbdev', 'fastcore'}
+    r = python(f'import torch, sys; had = set(sys.modules); import {what}\n'
+               f'print(sorted((set(sys.modules) - had) & {heavy}))')
     assert r.returncode == 0, r.stderr
     assert r.stdout.strip() == '[]'
 
 
 def test_import_needs_no_network_and_no_torch():
-    r = python("import sys, socket\ndef no(*a, **k): raise RuntimeError('network')\nsocket.socket.connect = no\nimport diffnb\nassert 'torch' not in sys.modules\nimport diffnb.all")
+    r = python('''
+import sys, socket
+def no(*a, **k): raise RuntimeError('network')
+socket.socket.connect = no
+import diffnb
+assert 'torch' not in sys.modules
+import diffnb.all''')
     assert r.returncode == 0, r.stderr
 
 
@@ -75,8 +88,8 @@ def test_import_needs_no_network_and_no_torch():
 def test_every_public_function_says_what_it_does(m):
     tree = ast.parse(files[m].read_text(encoding='utf-8'))
     public = importlib.import_module(f'diffnb.{m}').__all__
-    bare = [d.name for d in tree.body if isinstance(d, (ast.FunctionDef, ast.ClassDef)) and d.name in public and not ast.get_docstring(d)]
-    assert not bare
+    defined = [d for d in tree.body if isinstance(d, (ast.FunctionDef, ast.ClassDef))]
+    assert not [d.name for d in defined if d.name in public and not ast.get_docstring(d)]
 
 
 # The package as it is published
@@ -106,7 +119,8 @@ def test_what_is_required_is_imported_and_what_is_imported_is_required():
     names |= {node.module.split('.')[0] for node in nodes
               if isinstance(node, ast.ImportFrom) and node.level == 0}
     others = names - set(sys.stdlib_module_names) - {'diffnb'} - brought_along
-    optional = {r.split('>=')[0].replace('-', '_') for r in shlex.split(settings['exchange_requirements'])}
+    optional = {r.split('>=')[0].replace('-', '_')
+                for r in shlex.split(settings['exchange_requirements'])}
     assert optional <= others
     assert others - optional == {as_imported.get(name, name) for name in bounds}
 

@@ -1,4 +1,5 @@
-"A run that reads its images one by one from a folder, killed at random moments, ends at the same weights"
+"""A run that reads its images one by one from a folder, killed at random moments, ends at the same
+weights"""
 import os
 import subprocess
 import sys
@@ -6,13 +7,16 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from tables import run_table
 
 from diffnb.apps.checkpoints import load
 
-pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs os.fork, which Windows has not')
+pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'),
+                                reason='needs os.fork, which Windows has not')
 env = {**os.environ, 'OMP_NUM_THREADS': '1'}
 
-# A parent that has imported everything forks each life of the run. Each is killed at a random moment, after at least one more step
+# A parent that has imported everything forks each life of the run. Each is killed at a random
+# moment, after at least one more step
 lives = '''
 import os, random, signal, sys, time, warnings
 import torch
@@ -35,8 +39,9 @@ def run():
     torch.manual_seed(0)
     dataset = ImageFolder(images, transforms.PILToTensor())
     model = Denoiser(UNet(3, width=8, mults=(1,), classes=2))
-    fit(model, lambda start: stream(dataset, 8, seed=3, start=start, flip=True), steps=steps, label_dropout=.2,
-        every=dict(save=3), folder=folder, resume=RunFolder(folder).holds_run(), progress=False)
+    def items(start): return stream(dataset, 8, seed=3, start=start, flip=True)
+    fit(model, items, steps=steps, label_dropout=.2, every=dict(save=3), folder=folder,
+        resume=RunFolder(folder).holds_run(), progress=False)
 
 for kill in range(kills + 1):
     start, pid = rows(), os.fork()
@@ -57,15 +62,16 @@ def killed_and_whole(tmp_path, kills):
     for i in range(50):
         home = tmp_path/'images'/'ab'[i % 2]
         home.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(torch.randint(0, 256, (8, 8, 3), generator=g, dtype=torch.uint8).numpy()).save(home/f'{i}.png')
+        x = torch.randint(0, 256, (8, 8, 3), generator=g, dtype=torch.uint8)
+        Image.fromarray(x.numpy()).save(home/f'{i}.png')
     for name, n in (('killed', kills), ('whole', 0)):
         words = [sys.executable, '-c', lives, *map(str, (tmp_path/'images', tmp_path/name, n))]
         p = subprocess.run(words, capture_output=True, text=True, env=env, timeout=600)
         assert p.stdout.split() == ['killed']*n + ['0'], p.stdout + p.stderr[-2000:]
     a, b = (load(tmp_path/k).state_dict() for k in ('killed', 'whole'))
     assert a.keys() == b.keys() and all(a[k].equal(b[k]) for k in a)
-    tables = [[line.split(',')[:4] for line in (tmp_path/k/'log.csv').read_text().splitlines()] for k in ('killed', 'whole')]
-    assert tables[0] == tables[1] and len(tables[0]) == 61
+    killed, whole = run_table(tmp_path/'killed'), run_table(tmp_path/'whole')
+    assert killed == whole and len(whole) == 61
     assert load(tmp_path/'killed').classes == 2
 
 

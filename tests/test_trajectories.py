@@ -1,4 +1,5 @@
-"Pictures of trajectories: what the notebook shows was measured, and what cannot be drawn is refused"
+"""Pictures of trajectories: what the notebook shows was measured, and what cannot be drawn is
+refused"""
 import json
 import math
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tables import texts
 
 from diffnb.kit.pictures import evenly, save_gif, to_float, to_frames
 from diffnb.kit.scrubber import scrubber_html
@@ -18,9 +20,7 @@ root = Path(__file__).resolve().parent.parent
 
 
 def test_the_table_of_the_slider_is_the_stored_one():
-    nb = json.loads((root/'nbs'/'kit'/'scrubber.ipynb').read_text(encoding='utf-8'))
-    outputs = [o['data'] for c in nb['cells'] for o in c.get('outputs', []) if 'data' in o]
-    shown = [''.join(data.get('text/markdown', '')) for data in outputs]
+    shown = texts('kit/scrubber.ipynb')
     record = json.loads((root/'results'/'scrubber.json').read_text())
     rows = [f'| {k} | {v} |' for k, v in record['table'].items()]
     assert record['table']

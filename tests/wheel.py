@@ -16,7 +16,8 @@ pictures = re.findall(r'!\[[^]]*\]\(([^)]+)\)', said.get('Description') or said.
 assert pictures and all(p.startswith('https://') for p in pictures), pictures
 kept = sorted({Path(f).parts[0] for f in files('diffnb')} - {'..'})
 assert kept == ['diffnb', f'diffnb-{diffnb.__version__}.dist-info'], kept
-assert not {'matplotlib', 'sklearn', 'accelerate', 'torch'} & set(sys.modules), 'import diffnb must be light'
+heavy = {'matplotlib', 'sklearn', 'accelerate', 'torch'}
+assert not heavy & set(sys.modules), 'import diffnb must be light'
 
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402

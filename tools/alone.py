@@ -2,7 +2,7 @@
 
     python tools/alone.py                          every notebook but the index
     python tools/alone.py nbs/01_data.ipynb        these
-    python tools/alone.py --env FOLDER --fast      keep the environment there; as in the tests: IN_TEST
+    python tools/alone.py --env FOLDER --fast      keep the environment; as in the tests: IN_TEST
 
 Builds the wheel, makes an environment of its own and installs the wheel there with nbclient and
 ipykernel. Then each notebook is copied alone into an empty folder and run from top to bottom.
@@ -38,7 +38,8 @@ def install(env, constraints):
     pip = [python_of(env), '-m', 'pip', '--disable-pip-version-check', 'install', '-q']
     limits = ['-c', constraints] if constraints else []
     with tempfile.TemporaryDirectory() as folder:
-        source = shutil.copytree(root, Path(folder)/'source', ignore=apart)    # nothing of an old build
+        # Nothing of an old build
+        source = shutil.copytree(root, Path(folder)/'source', ignore=apart)
         subprocess.run([*pip[:-2], 'wheel', '-q', '--no-deps', '-w', folder, source], check=True)
         wheel, = Path(folder).glob('*.whl')
         subprocess.run([*pip, *limits, wheel, *kernel], check=True)
@@ -63,9 +64,11 @@ def alone(python, notebook, fast=False):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    plain = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     p.add_argument('notebooks', nargs='*', type=Path, help='all when none is named')
-    p.add_argument('--env', type=Path, help='a folder for the environment, used again the next time')
+    p.add_argument('--env', type=Path,
+                   help='a folder for the environment, used again the next time')
     p.add_argument('--constraints', type=Path, help='for pip, such as .ci/constraints.txt')
     p.add_argument('--fast', action='store_true', help='set IN_TEST, as the tests do')
     a = p.parse_args()
@@ -79,7 +82,8 @@ def main():
             error = alone(python, f.absolute(), a.fast)
             bad += bool(error)
             name = f'{f.parent.name}/{f.name}'
-            print(f'{name}: {"FAILED" if error else "ok"}, {time.time() - begin:.0f} s {error}', flush=True)
+            print(f'{name}: {"FAILED" if error else "ok"}, {time.time() - begin:.0f} s {error}',
+                  flush=True)
     print(f'{len(a.notebooks) - bad} passed, {bad} failed')
     sys.exit(bool(bad))
 

@@ -1,5 +1,6 @@
-"""The front of a notebook for a reader who has nothing else: badges below the title, and a first cell
-that installs the package on Colab and does nothing elsewhere. `python tools/nbs.py front` writes both.
+"""The front of a notebook for a reader who has nothing else: badges below the title, and a first
+cell that installs the package on Colab and does nothing elsewhere. `python tools/nbs.py front`
+writes both.
 
 The address of the repository stands in settings.ini and nowhere else.
 """

@@ -1,10 +1,12 @@
 """The house: which module stands on which floor, who imports whom, and how large everything is.
 
-    python tools/house.py            print the import graph and the sizes; exit 1 where a rule is broken
+    python tools/house.py            print the import graph and the sizes; exit 1 where a rule is
+                                     broken
     python tools/house.py --graph F  write the graph as a picture, too
 
-Rules: exported code imports only from below (kit, then lessons in their order, then apps);
-no module imports a private name of another; no lesson has a line over 100 columns, or more cells than `limit`.
+Rules: exported code imports only from below (kit, then lessons in their order, then apps); no
+module imports a private name of another; no lesson has a line over 100 columns, or more cells than
+`limit`.
 """
 import argparse
 import ast
@@ -37,7 +39,8 @@ def modules(base=root):
 
 
 def imports(module, known, base=root):
-    "[(imported module, name or None, line)] of the exported file of a module, wherever the import stands"
+    """[(imported module, name or None, line)] of the exported file of a module, wherever the import
+    stands"""
     fname = base/'diffnb'/(module.replace('.', '/') + '.py')
     package = ['diffnb', *module.split('.')[:-1]]
     out = []
@@ -67,7 +70,8 @@ def complaints(base=root):
             if above > floor or (floor == above == 1 and at >= number):
                 bad.append(f'diffnb.{module}, line {line}: imports {other}, which stands above it')
             if name and name.startswith('_'):
-                bad.append(f'diffnb.{module}, line {line}: imports the private name {name} of {other}')
+                bad.append(f'diffnb.{module}, line {line}: imports the private name {name} of '
+                           f'{other}')
         if floor == 1: bad += lesson_complaints(module, f, base)
     return bad + circles(known, base)
 
@@ -75,8 +79,11 @@ def complaints(base=root):
 def written(text):
     "The lines that somebody wrote, with their numbers: without the list of names that nbdev makes"
     lines = list(enumerate(text.splitlines(), 1))
-    start = next((i for i, line in lines if line.startswith('# %%') and not line.startswith('# %% auto')), 1)
-    return [(i, line) for i, line in lines if (i >= start or i == 1) and not line.startswith('# %%')]
+    cells = [i for i, line in lines
+             if line.startswith('# %%') and not line.startswith('# %% auto')]
+    start = cells[0] if cells else 1
+    return [(i, line) for i, line in lines
+            if (i >= start or i == 1) and not line.startswith('# %%')]
 
 
 def wide_lines(text): return [i for i, line in written(text) if len(line) > 100]
@@ -99,20 +106,25 @@ def circles(known, base):
     "Modules that import each other, by whatever way"
     below = {m: {o for o, *_ in imports(m, known, base)} for m in known}
     def reach(m, seen):
-        for o in below[m] - seen: seen.add(o); reach(o, seen)
+        for o in below[m] - seen:
+            seen.add(o)
+            reach(o, seen)
         return seen
     return [f'diffnb.{m} imports itself by way of others' for m in known if m in reach(m, set())]
 
 
 def sizes(base=root):
-    "Rows of (floor, module, exported lines without blanks, raise statements, lines over 100, cells)"
+    """Rows of (floor, module, exported lines without blanks, raise statements, lines over 100,
+    cells)"""
     rows = []
-    for module, (floor, number, f) in sorted(modules(base).items(), key=lambda kv: kv[1][:2] + (kv[0],)):
+    in_order = sorted(modules(base).items(), key=lambda kv: kv[1][:2] + (kv[0],))
+    for module, (floor, number, f) in in_order:
         text = (base/'diffnb'/(module.replace('.', '/') + '.py')).read_text(encoding='utf-8')
         lines = [s for _, s in written(text) if s.strip()]
         raises = sum(isinstance(n, ast.Raise) for n in ast.walk(ast.parse(text)))
         cells = len(json.loads(f.read_text(encoding='utf-8'))['cells'])
-        rows.append((floors[floor], module, len(lines), raises, sum(len(s) > 100 for s in lines), cells))
+        rows.append((floors[floor], module, len(lines), raises, sum(len(s) > 100 for s in lines),
+                     cells))
     return rows
 
 
@@ -121,14 +133,16 @@ def report(base=root):
     known = modules(base)
     out = [f'{"module":<18} imports']
     for module in sorted(known, key=lambda m: known[m][:2] + (m,)):
-        below = sorted({o for o, *_ in imports(module, known, base)}, key=lambda m: known[m][:2] + (m,))
+        below = sorted({o for o, *_ in imports(module, known, base)},
+                       key=lambda m: known[m][:2] + (m,))
         out.append(f'{module:<18} {" ".join(below) or "-"}')
     out += ['', f'{"floor":<8} {"module":<18} {"lines":>6} {"raise":>6} {">100":>6} {"cells":>6}']
     rows = sizes(base)
     out += [f'{a:<8} {b:<18} {c:>6} {d:>6} {e:>6} {g:>6}' for a, b, c, d, e, g in rows]
     for floor in floors:
         mine = [r for r in rows if r[0] == floor]
-        out.append(f'{floor:<8} {"together":<18} ' + ' '.join(f'{sum(r[i] for r in mine):>6}' for i in range(2, 6)))
+        out.append(f'{floor:<8} {"together":<18} ' + ' '.join(
+            f'{sum(r[i] for r in mine):>6}' for i in range(2, 6)))
     out.append(f'{"all":<8} {"":<18} {sum(r[2] for r in rows):>6} {sum(r[3] for r in rows):>6}')
     out += ['', *short_way(base)]
     return '\n'.join(out)
@@ -159,11 +173,13 @@ def too_long(base=root):
     "What the two-hour way holds too much of"
     cells, words = (int(n) for n in short_way(base)[-2].split()[1:])
     if cells <= way_cells and words <= way_words: return []
-    return [f'the two-hour way has {cells} cells and {words} words: at most {way_cells} and {way_words}']
+    return [f'the two-hour way has {cells} cells and {words} words: at most {way_cells} and '
+            f'{way_words}']
 
 
 def draw(fname, base=root):
-    "The graph as a picture: floors from below to above, an arrow from each module to what it imports"
+    """The graph as a picture: floors from below to above, an arrow from each module to what it
+    imports"""
     import matplotlib.pyplot as plt
     known = modules(base)
     at = {}
@@ -175,14 +191,16 @@ def draw(fname, base=root):
         for o in {o for o, *_ in imports(m, known, base)}:
             ax.annotate('', at[o], at[m], arrowprops=dict(arrowstyle='->', color='C0', alpha=.3))
     for m, (x, y) in at.items():
-        ax.text(x, y, m.split('.')[-1], ha='center', va='center', bbox=dict(boxstyle='round', fc='w', ec='0.6'))
+        ax.text(x, y, m.split('.')[-1], ha='center', va='center',
+                bbox=dict(boxstyle='round', fc='w', ec='0.6'))
     ax.set(xlim=(-.2, 12.4), ylim=(-.7, 7.6))
     ax.axis('off')
     fig.savefig(fname, dpi=100)
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    plain = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     p.add_argument('--graph', type=Path, help='write the graph as a picture')
     a = p.parse_args()
     print(report())

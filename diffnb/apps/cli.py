@@ -277,7 +277,8 @@ def main(
         from accelerate import PartialState
         PartialState().wait_for_everyone()
         PartialState().destroy_process_group()      # a process that leaves early may crash
-    return 130 if 'interrupted' in str(getattr(done, 'history', '')) else code
+    stopped = getattr(getattr(done, 'history', None), 'stopped', '')
+    return 130 if stopped == 'interrupted' else code
 
 # %% ../../nbs/apps/cli.ipynb #02571d3f
 def opened(o, device):
@@ -311,8 +312,8 @@ def ordered(o, model):
     return n, [some[i % len(some)] for i in range(n)]
 
 # %% ../../nbs/apps/cli.ipynb #6dd9fdbd
-def manner(o, model, cond):
-    "How a picture is made, as `generate` takes it"
+def draw_settings(o, model, cond):
+    "The settings as `generate` takes them"
     from diffnb.few_steps import turns
     from diffnb.guidance import interval
     from diffnb.samplers import ddim, ddpm, dpmpp, heun
@@ -356,7 +357,7 @@ def room_for(o):
     "The folder for the pictures. Raises ValueError where others would be lost"
     from diffnb.apps.generation import Gallery
     folder = folder_for(o.out, f'samples/{Path(o.model).stem}').path
-    for name in Gallery.written[:4]:
+    for name in Gallery.results:
         require(o.overwrite or not (folder/name).exists(), f'out: {folder} holds {name} already: '
                 '--overwrite removes what was sampled there; or give another folder')
     return folder
@@ -398,7 +399,7 @@ def draw(o, model, n, cond, given, team):
     "Fill a folder with pictures, each process its share"
     from diffnb.apps.generation import Gallery, row_length, sample_rows
     from diffnb.apps.runs import sweep, write_json
-    how, folder, main = manner(o, model, cond), room_for(o), team.is_main_process
+    how, folder, main = draw_settings(o, model, cond), room_for(o), team.is_main_process
     rows = sample_rows(model, n, o.mode, cond, o.strip, given, o.refine, o.seed, o.bs,
                        team.process_index, team.num_processes, o.progress and main, **how)
     shape = model.shape
@@ -407,7 +408,7 @@ def draw(o, model, n, cond, given, team):
         shape = *shape[1:2], shape[2]*wide, shape[0]
     team.wait_for_everyone()       # all have looked before the first one writes
     if main:
-        sweep(folder, Gallery.written)
+        sweep(folder, Gallery.results + Gallery.passing)
         write_json(folder/'sample.json', o.written(out=str(folder), overwrite=False))
     team.wait_for_everyone()
     try:
@@ -417,7 +418,7 @@ def draw(o, model, n, cond, given, team):
         team.wait_for_everyone()
         if main: gallery.close(o.mode == 'sample')
     finally:
-        if main: sweep(folder, ('.samples.npy', '.*.part'))
+        if main: sweep(folder, Gallery.passing)
     return folder
 
 # %% ../../nbs/apps/cli.ipynb #c4c14baf
@@ -472,7 +473,7 @@ def is_model(name):
     file = path.suffix in ('.safetensors', '.pt', '.pth', '.ckpt')
     return name.startswith('model:') or file or path.is_dir() and RunFolder(path).holds_run()
 
-def to_measure(o, name, n=None, split='test'):
+def named_images(o, name, n=None, split='test'):
     "Images by name; of a sampling's folder, those that it made"
     if (Path(name)/'images').is_dir(): name = str(Path(name)/'images')
     return items(o, 'all' if Path(name).exists() else split, name, n=n, seed=o.seed)
@@ -489,7 +490,7 @@ def sampled(o):
     require(len(model.shape) == 3, f'{o.images} makes points, and FLD measures images')
     n, cond = ordered(o, model)
     x = generate(model, n, cond, seeds=o.seed, batch=o.bs, progress=o.progress,
-                 **manner(o, model, cond))
+                 **draw_settings(o, model, cond))
     return Images(to_uint8(x), None if cond is None else torch.tensor(cond))
 
 # %% ../../nbs/apps/cli.ipynb #d9f88fd6
@@ -510,7 +511,8 @@ def judge(o):
     "The evaluator for a reference"
     from diffnb.fld import FLD
     if o.reference in ('mnist-test', 'mnist-train', 'digits'): return FLD(o.reference)
-    return FLD(to_measure(o, o.reference), real=to_measure(o, o.real) if o.real else None)
+    real = named_images(o, o.real) if o.real else None
+    return FLD(named_images(o, o.reference), real=real)
 
 def warn_of_colours(x):
     "The LeNet has seen grey digits only"
@@ -524,12 +526,14 @@ def besides(o, x):
     "What else was asked for: numbers for the file, lines for the reader"
     from diffnb.fld import kid, nearest, per_class, precision_recall
     found, lines = {}, []
-    real = to_measure(o, o.real) if o.real else None
+    real = named_images(o, o.real) if o.real else None
     if o.more:
         k, q = kid(x, real), precision_recall(x, real)
         found = dict(kid=k.value, kid_se=k.se, precision=q.precision, recall=q.recall)
         lines = [f'KID: {k}', f'precision: {q.precision:.3f}', f'recall: {q.recall:.3f}']
-    if o.train: lines.append(f'copies: {nearest(x, to_measure(o, o.train, split="train"), real)}')
+    if o.train:
+        trained_on = named_images(o, o.train, split='train')
+        lines.append(f'copies: {nearest(x, trained_on, real)}')
     if o.per_class:
         table = per_class(x)
         found['accuracy'] = table.accuracy
@@ -559,7 +563,7 @@ class Fld(Drawing):
         from diffnb.apps.runs import write_json
         check_fld(self)
         measure = judge(self)
-        x = sampled(self) if is_model(self.images) else to_measure(self, self.images, self.n)
+        x = sampled(self) if is_model(self.images) else named_images(self, self.images, self.n)
         warn_of_colours(x.x)
         score = measure(x)
         more, lines = besides(self, x)
@@ -648,5 +652,4 @@ class Diagnose(Settings):
 commands['diagnose'] = Diagnose
 
 # %% ../../nbs/apps/cli.ipynb #26e94d30
-if __name__ == '__main__' and getattr(globals().get('__spec__'), 'name', '').endswith('.cli'):
-    sys.exit(main())
+if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())    # not in a notebook

@@ -198,7 +198,7 @@ def trajectory(
     asked = in_eval_mode(denoise)                              # also for samplers that are not ours
     if asked is not denoise: asked = Wrapped(denoise, asked)
     if precision or compile: asked = faster(asked, model, x, precision, compile)
-    return sampler(asked, x, stops(model, *manner(model, calls, sampler), spacing), **more)
+    return sampler(asked, x, stops(model, calls, sampler, spacing), **more)
 
 # %% ../../nbs/apps/generation.ipynb #0b3ff1ca
 def per_image(
@@ -249,20 +249,20 @@ def sample_batches(
     if batch is None: batch = 32 if home(model, more.get('device'))[0].type == 'cpu' else 256
     parts = batch_slices(n, whole('batch', batch, 1), rank, world)
     conditioned(model, cond, w, clip, more.get('rescale', 0.))          # does it fit, for all n?
-    own = inspect.signature(trajectory).parameters
-    given = [k for k in more if k not in own or k == 'eta' and more[k] is not None]
-    check_settings(sampler, given, 3)
+    ours = inspect.signature(trajectory).parameters
+    theirs = [k for k in more if k not in ours or k == 'eta' and more[k] is not None]
+    check_settings(sampler, theirs, 3)
     each = dict(seeds=seeds, cond=cond, w=w, start=start)
-    own = [{name: per_image(v, part, n) for name, v in each.items()} for part in parts]
-    total = len(parts)*len(stops(model, *manner(model, calls, sampler), more.get('spacing')))
+    shares = [{name: per_image(v, part, n) for name, v in each.items()} for part in parts]
+    total = len(parts)*len(stops(model, calls, sampler, more.get('spacing')))
     how = dict(more, calls=calls, sampler=sampler, clip=clip)
-    return _walks(model, parts, own, how, _bar(total, progress))
+    return _walks(model, parts, shares, how, _bar(total, progress))
 
-def _walks(model, parts, own, how, bar):
+def _walks(model, parts, shares, how, bar):
     "(slice, steps) of each batch"
     ticks = iter(bar)
-    for part, settings in zip(parts, own):
-        yield part, _steps(trajectory(model, **settings, **how), ticks)
+    for part, share in zip(parts, shares):
+        yield part, _steps(trajectory(model, **share, **how), ticks)
     next(ticks, None)
 
 # %% ../../nbs/apps/generation.ipynb #c06096ad
@@ -387,7 +387,8 @@ def sample_rows(
 # %% ../../nbs/apps/generation.ipynb #7269e747
 class Gallery:
     "A folder that fills with pictures"
-    written = 'sample.json', 'images', 'grid.png', 'samples.npz', '.samples.npy', '.*.part'
+    results = 'sample.json', 'images', 'grid.png', 'samples.npz'
+    passing = '.samples.npy', '.*.part'                     # only there while it fills
 
     def __init__(self, folder, shape, labels=None, save=('png', 'grid'), first=True):
         self.folder, self.labels, self.save = Path(folder), labels, save
@@ -399,7 +400,8 @@ class Gallery:
         from PIL import Image
         rows = np.lib.format.open_memmap(self.file, mode='r+')
         rows[part] = x if x.ndim == 2 else to_uint8(x).permute(0, 2, 3, 1)
-        for i in range(len(rows))[part] if 'png' in self.save and x.ndim == 4 else ():
+        if 'png' not in self.save or x.ndim != 4: return
+        for i in range(len(rows))[part]:
             home = self.folder/'images'/(str(self.labels[i]) if self.labels else '')
             home.mkdir(parents=True, exist_ok=True)
             row = rows[i].squeeze(-1) if x.shape[1] == 1 else rows[i]

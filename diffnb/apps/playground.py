@@ -67,10 +67,10 @@ def _controls(W, model):
     w = wide(W.FloatSlider, 'guidance', '0 is unconditional, 1 conditional',
              value=3, min=0, max=10, step=.5, disabled=unguided)
     words = 'guided only at 20 to 60 degrees'
-    middle = W.Checkbox(True, description=words, indent=False, disabled=unguided)
+    between = W.Checkbox(True, description=words, indent=False, disabled=unguided)
     beside = W.Checkbox(turner, description='1, 2, 4 and 8 calls side by side', indent=False)
-    return dict(seed=seed, calls=calls, sampler=sampler, eta=eta, label=label, w=w, middle=middle,
-                beside=beside)
+    return dict(seed=seed, calls=calls, sampler=sampler, eta=eta, label=label, w=w,
+                middle=between, beside=beside)
 
 # %% ../../nbs/apps/playground.ipynb #260e018f
 def _order(model, v, n, shape):

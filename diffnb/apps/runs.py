@@ -76,7 +76,7 @@ class History:
         most=50_000, # How many rows; then every second of the older half goes
     ):
         self.rows, self.latest, self.keep, self.most, self.count = [], deque(), keep, most, 0
-        self.stopped = ''
+        self.stopped = ''        # by 'patience', or 'interrupted'
 
     def add(self, log, row=None):
         "Take in a `Log`; `row` holds its numbers where they have been read already"
@@ -108,7 +108,8 @@ class History:
         if not self.rows: return 'History: no step yet'
         loss, valid = self.column('loss')[-50:], self.column('valid')[-1:]
         text = f"History: {self.rows[-1]['step']} steps, loss {sum(loss)/len(loss):.4f}"
-        return text + ''.join(f', validation {v:.4f}' for v in valid) + self.stopped
+        text += ''.join(f', validation {v:.4f}' for v in valid)
+        return text + (f', stopped: {self.stopped}' if self.stopped else '')
 
 # %% ../../nbs/apps/runs.ipynb #589fd6c0
 class Stopper:
@@ -192,9 +193,10 @@ def sweep(folder, patterns):
         if f.is_dir(): shutil.rmtree(f)
         else: f.unlink(missing_ok=True)
 
-def thin(folder, newest, keep):
-    "Delete all but the last files up to the newest"
-    files = sorted(f for f in folder.glob(newest[:-8] + '*.safetensors') if f.stem <= newest)
+def thin(folder, prefix, step, keep):
+    "Delete all but the last files up to a step; the number of a file follows the prefix"
+    newest = f'{prefix}{step:08}'
+    files = sorted(f for f in folder.glob(f'{prefix}*.safetensors') if f.stem <= newest)
     for old in files[:-keep]: old.unlink()
 
 # %% ../../nbs/apps/runs.ipynb #a33b815c
@@ -368,7 +370,7 @@ class Run:
         self.ema, self.history, self.start = EMA(o.model, o.ema), History(), o.start
         self.settings = o.folder and all_settings(o, source.pair, team.world)
         self.folder = RunFolder(o.folder) if o.folder and team.main else None
-        self.best, self.waited, self.unread, self.stopped = math.inf, 0, [], False
+        self.best, self.waited, self.unread, self.impatient = math.inf, 0, [], False
         self.reads = 1 if o.model.mean.device.type == 'cpu' else 10
         self.table = self.board = None
 
@@ -397,8 +399,8 @@ class Run:
         if 'preview' in things and self.team.main: show_preview(self, log.step)
         if 'save' in things and self.folder: write_state(self, log.step)
         impatient = measure and bool(self.o.patience) and self.waited >= self.o.patience
-        self.stopped = self.team.agree(impatient)
-        done = self.stopped or self.team.agree(hit) or last
+        self.impatient = self.team.agree(impatient)
+        done = self.impatient or self.team.agree(hit) or last
         self.report(self.history.rows[-1], done)
         return done
 
@@ -442,9 +444,9 @@ def write_state(run, step):
                  opt=run.opt.state_dict(), settings=run.settings, best=run.best, waited=run.waited)
     if scaler is not None: parts['scaler'] = scaler.state_dict()
     save_state(path/f'state-{step:08}.safetensors', dict(step=step, **parts))
-    thin(path, f'state-{step:08}', 2)
+    thin(path, 'state-', step, 2)
     save(path/'checkpoints'/f'{step:08}.safetensors', run.ema, steps=step)
-    thin(path/'checkpoints', f'{step:08}', run.o.keep)
+    thin(path/'checkpoints', '', step, run.o.keep)
 
 def restore(run, state):
     "Put a state back. Raises ValueError where it belongs to another run"
@@ -550,25 +552,28 @@ class Source:
         return itertools.chain([first], items)
 
 # %% ../../nbs/apps/runs.ipynb #f2bda849
-def check_fit(model, x, steps, epochs, bs, every):
-    "What `train` cannot check; returns the number of steps"
-    if not isinstance(model, Denoiser):
-        raise ValueError(f'a {type(model).__name__} is no Denoiser: give Denoiser(net)')
+def steps_of(x, steps, epochs, bs):
+    "How many steps a run has. Raises ValueError where that cannot be said"
     if (steps is None) == (epochs is None):
         raise ValueError(f'steps={steps}, epochs={epochs}: give one of the two')
-    if epochs is not None: as_number('epochs', epochs, above=0)
+    if epochs is None: return steps
+    epochs = as_number('epochs', epochs, above=0)
+    if x is None: raise ValueError(f'epochs={epochs}: a stream has no end to count: give steps')
+    return math.ceil(epochs*len(x)/bs)
+
+def check_fit(model, x, bs, every):
+    "What `train` cannot check; x is None for a stream"
+    if not isinstance(model, Denoiser):
+        raise ValueError(f'a {type(model).__name__} is no Denoiser: give Denoiser(net)')
     if every is not None and not isinstance(every, dict):
         raise ValueError(f'every={every!r}: give a dict, such as dict(valid=100, save=500)')
-    if x is None and epochs is not None:
-        raise ValueError(f'epochs={epochs}: a stream has no end to count: give steps')
-    if x is None: return steps
+    if x is None: return
     if bs > len(x):
         raise ValueError(f'bs={bs} is more than the {len(x)} items there are: make it smaller')
     if model.shape not in (None, tuple(x.shape[1:])):
         raise ValueError(f'the data have items of shape {tuple(x.shape[1:])}, '
                          f'and the model is for {model.shape}')
     model.encode(x[:1].float().to(model.mean.device))              # it has not moved yet
-    return steps or math.ceil(as_real(epochs)*len(x)/bs)
 
 # %% ../../nbs/apps/runs.ipynb #b598ad45
 def in_steps(name, interval, epoch):
@@ -718,7 +723,8 @@ def settle(o, team):
     if o.more.get('clip', 1.) is None: o.more['clip'] = math.inf
     source = Source(o.data, o.valid, o.flip, o.seed)
     x = None if source.pair is None else source.pair[0]
-    o.steps = check_fit(o.model, x, o.steps, o.epochs, o.bs, o.every)
+    check_fit(o.model, x, o.bs, o.every)
+    o.steps = steps_of(x, o.steps, o.epochs, o.bs)
     o.asked, o.every = o.every or {}, intervals(o.every, o.steps, x is not None and len(x)/o.bs)
     accumulate = whole('accumulate', o.more.get('accumulate', 1), 1)
     if x is not None and accumulate > o.bs//team.world:
@@ -833,5 +839,5 @@ def drive(loop, run, start):
             with suppress(OSError):
                 if book: book.close()
     if step < run.o.steps:
-        run.history.stopped = ', stopped: ' + ('patience' if run.stopped else 'interrupted')
+        run.history.stopped = 'patience' if run.impatient else 'interrupted'
     return averaged(run)

@@ -116,8 +116,8 @@ def labels(value):
     if some in (['all'], ['none']): return some[0]
     if not some: raise ValueError
     def one(label):
-        digits = isinstance(label, str) and not label.lstrip('-').isdigit()
-        return string(label) if digits else reader(int, lambda n: n >= -1)(label)
+        is_name = isinstance(label, str) and not label.lstrip('-').isdigit()
+        return string(label) if is_name else reader(int, lambda n: n >= -1)(label)
     return [one(label) for label in some]
 
 def span(value):

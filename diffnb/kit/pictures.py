@@ -71,15 +71,17 @@ def show_images(
     pad:int=3,      # Screen pixels between images
 ):                  # A `PIL.Image`, which a notebook shows as it is
     "Images side by side in rows. Raises `ValueError` for a wrong shape or dtype, and for NaN"
-    n = whole('n', n or (64 if hasattr(x, 'y') else 1000), 1)
+    if n is None: n = 64 if hasattr(x, 'y') else 1000
+    n = whole('n', n, 1)
     if hasattr(x, 'y'):      # no tensor has a y; older ones have names
         labels = words_of(x, n) if labels is None else labels
         x = x.x
     if hasattr(labels, 'tolist'): labels = labels.tolist()
     x = as_tiles(x, n)
-    scale = whole('scale', scale or max(1, round(48/x.shape[2])), 1)
+    if scale is None: scale = max(1, round(48/x.shape[2]))
+    scale = whole('scale', scale, 1)
     x = x.repeat(scale, 1).repeat(scale, 2)                 # a pixel stays a square
-    cols = min(whole('cols', cols or 10, 1), len(x))
+    cols = min(whole('cols', 10 if cols is None else cols, 1), len(x))
     board, at = _board(x, cols, whole('pad', pad), 0 if labels is None else 11)
     if labels is not None: write_labels(board, labels, at)
     return board
