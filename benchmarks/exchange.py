@@ -143,14 +143,30 @@ def drawn(pipe, n, calls, seed, **more):
 
 
 @torch.no_grad()
-def ours(model, sampler, n, calls, seed, clip, **more):
+def ours(model, sampler, n, calls, seed, clip, spacing=None, **more):
     "Ours from the same noise, in [0, 1]"
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(n, *model.shape, generator=g)
     denoise = project(model, clamp(model)) if clip else model
     if sampler is ddpm: more['randn'] = lambda z: torch.randn(z.shape, generator=g)
-    x = last(sampler(denoise, x, path(model.schedule, calls), **more)).x
+    x = last(sampler(denoise, x, path(model.schedule, calls, spacing), **more)).x
     return (x/2 + .5).clamp(0, 1)
+
+
+def large(folder):
+    "Their DDPM pipeline with the larger variance, whose last timestep is 0"
+    pipe = DDPMPipeline.from_pretrained(folder)
+    pipe.scheduler = DDPMScheduler.from_config(
+        pipe.scheduler.config, variance_type='fixed_large', timestep_spacing='leading',
+        clip_sample=True)
+    return pipe
+
+
+def large_gap(folder, n):
+    "Its images against ours, as the scheduler says"
+    pipe = large(folder)
+    model = from_diffusers(pipe)
+    return far(drawn(pipe, n, 50, 7), ours(model, ddpm, n, 50, 7, **model.notes['ddpm']))
 
 
 def pipelines():
@@ -168,6 +184,7 @@ def pipelines():
                 theirs = drawn(DDIMPipeline.from_pretrained(folder), n, 50, 7,
                                use_clipped_model_output=True)
                 row[f'DDIM, {kind}'] = far(theirs, ours(model, ddim, n, 50, 7, clip))
+            row['DDPM, fixed_large'] = large_gap(folder, n)
         common.note('exchange', 'pipelines', name, row)
     refused = load('mnist')
     common.note('exchange', 'refused', 'mnist, shipped', dict(differences=differences(refused)))
@@ -264,9 +281,19 @@ def record():
                              for part, file in files.items()}
         tensors |= {f'{name}.weights.{k}': t for k, t in unet.state_dict().items()}
         tensors |= {f'{name}.x': x, f'{name}.answers': unet(x, steps, **y).sample}
+    tensors |= record_large()
     meta = dict(steps=steps.tolist(), configs=configs, diffusers=diffusers.__version__)
     fname = common.results.parent/'tests'/'exchange.safetensors'
     print(write_tensors(fname, tensors, meta).name, fname.stat().st_size, 'bytes')
+
+
+def record_large(n=2, calls=10, seed=7):
+    "What their pipeline draws of the first of them with the larger variance, and from which noise"
+    scheduler = DDPMScheduler(variance_type='fixed_large')
+    images = drawn(DDPMPipeline(made(recorded['ddpm']), scheduler), n, calls, seed)
+    g = torch.Generator().manual_seed(seed)
+    noise = torch.stack([torch.randn(n, 1, 8, 8, generator=g) for _ in range(calls)])
+    return {'large.noise': noise, 'large.images': images}
 
 
 parts = {'in': there_and_back, 'pipelines': pipelines, 'sigma': sigma_space, 'record': record}

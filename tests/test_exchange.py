@@ -16,14 +16,15 @@ from torch.testing import assert_close
 from diffnb.angle import Guess
 from diffnb.apps.checkpoints import load, save
 from diffnb.apps.exchange import (
-    differences, from_diffusers, from_sigma, layer_names, obstacles, push_to_hub, schedule_of,
-    step_angles, to_diffusers, to_sigma)
+    ddpm_of, differences, from_diffusers, from_sigma, layer_names, obstacles, push_to_hub,
+    schedule_of, step_angles, to_diffusers, to_sigma)
 from diffnb.apps.families import DDPMUNet, families
+from diffnb.apps.generation import generate
 from diffnb.denoiser import Denoiser
 from diffnb.guidance import guide
 from diffnb.kit.files import header
 from diffnb.oracle import mixture
-from diffnb.samplers import ddim, heun, last
+from diffnb.samplers import ddim, ddpm, heun, last
 from diffnb.schedules import cosine, cosine_beta, flow, karras, linear_beta, path, rescale
 from diffnb.unet import UNet
 
@@ -181,6 +182,73 @@ def test_only_some_schedulers_clip_unless_told(kind, clip):
     scheduler = type(kind, (), dict(betas=torch.linspace(1e-4, .02, 1000),
                                     config=dict(prediction_type='epsilon')))()
     assert from_diffusers(nn.Identity(), scheduler).notes['sampling']['clip'] is clip
+
+
+def ddpm_with(noise):
+    "DDPM, with noise from a list (none is left for the last step, which takes no share of it)"
+    def sample(denoise, x, angles, var='small'):
+        fresh = iter(noise)
+        return ddpm(denoise, x, angles, var, lambda z: next(fresh, torch.zeros_like(z)))
+    return sample
+
+
+def test_a_pipeline_with_the_larger_variance_draws_the_same_here(tmp_path):
+    "DDPMPipeline with fixed_large, as diffusers drew it (benchmarks/exchange.py record)"
+    folder, (start, *noise) = theirs(tmp_path, 'ddpm'), tensors['large.noise']
+    fname = folder/'scheduler'/'scheduler_config.json'
+    fname.write_text(json.dumps({**json.loads(fname.read_text()), 'variance_type': 'fixed_large'}))
+    model = from_diffusers(folder)
+    how = dict(start=start, seeds=0, sampler=ddpm_with(noise), calls=len(noise) + 1, progress=False)
+    drawn = generate(model, 2, **how, **model.notes['ddpm'])
+    assert_close(drawn/2 + .5, tensors['large.images'], rtol=0, atol=1e-5)
+    other = generate(model, 2, **how, **model.notes['sampling'])
+    assert (other/2 + .5 - tensors['large.images']).abs().max() > .01
+    again = load(save(tmp_path/'one.safetensors', model, **model.notes))
+    assert again.notes['ddpm'] == model.notes['ddpm']
+
+
+def test_a_pipeline_of_diffusers_with_the_larger_variance(tmp_path):
+    diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed')
+    ours = small(target='eps', schedule=linear_beta)
+    pipe = diffusers.DDPMPipeline.from_pretrained(to_diffusers(ours, tmp_path))
+    pipe.set_progress_bar_config(disable=True)
+    for kind in ('fixed_large', 'fixed_small'):
+        pipe.scheduler = diffusers.DDPMScheduler(variance_type=kind)
+        g = torch.Generator().manual_seed(1)
+        theirs = pipe(2, generator=g, num_inference_steps=20, output_type='pt').images
+        g = torch.Generator().manual_seed(1)
+        start, *noise = (torch.randn(2, 1, 8, 8, generator=g) for _ in range(20))
+        model = from_diffusers(pipe)
+        drawn = generate(model, 2, start=start, seeds=0, sampler=ddpm_with(noise), calls=20,
+                         progress=False, **model.notes['ddpm'])
+        assert_close(drawn/2 + .5, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind, var', [
+    ('fixed_small', 'small'), ('fixed_small_log', 'small'), ('fixed_large', 'large'),
+    ('fixed_large_log', 'large'), ('learned_range', 'small'), (None, 'small')])
+def test_the_variance_of_a_scheduler(kind, var):
+    found = ddpm_of(dict(variance_type=kind, clip_sample=False, timestep_spacing='trailing'))
+    assert found == dict(clip=False, spacing='trailing', var=var)
+    assert ddpm_of({})['var'] == 'small'
+
+
+def test_a_transformer_of_diffusers_with_labels_stays_theirs():
+    diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed')
+    torch.manual_seed(0)
+    net = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=8, num_layers=1,
+        sample_size=8, patch_size=2, num_embeds_ada_norm=10, norm_type='ada_norm_zero').eval()
+    for p in net.parameters(): nn.init.normal_(p, std=.1)
+    model = from_diffusers(net, diffusers.DDIMScheduler(clip_sample=False), null=10)
+    x, y = torch.randn(3, 4, 8, 8), torch.tensor([0, 9, -1])
+    def asked(*labels):
+        labels = torch.tensor(labels)
+        with torch.no_grad(): return net(x, torch.tensor([499]*3), class_labels=labels).sample[:, :4]
+
+    theirs = asked(0, 9, 10)
+    assert model.predict(x, step_angles(model.schedule)[499], y).equal(theirs)
+    assert (theirs - asked(1, 9, 10))[0].abs().max() > 1e-4
 
 
 def test_what_stays_theirs_needs_diffusers(tmp_path, monkeypatch):
@@ -347,11 +415,14 @@ class Api:
 
 def test_what_goes_to_the_hub():
     api, model = Api(), small(classes=3)
-    assert push_to_hub(model, 'me/it', 'My notes.', private=True, api=api) == 'https://hub/me/it'
+    how = dict(private=True, api=api, license='mit')
+    assert push_to_hub(model, 'me/it', 'My notes.', **how) == 'https://hub/me/it'
     assert api.how['private'] is True
     card = api.files['README.md'].decode()
     assert 'unet/config.json' in api.files and 'My notes.' in card and '3 classes' in card
     assert 'library_name: diffusers' in card
+    assert card.startswith('---\nlicense: mit\n')
+    assert '\npipeline_tag: unconditional-image-generation\n---' in card
     push_to_hub(load('mnist'), 'me/mnist', api=api)
     assert set(api.files) == {'README.md', 'model.safetensors'}
     assert 'library_name: diffnb' in api.files['README.md'].decode()
