@@ -244,7 +244,8 @@ def test_a_transformer_of_diffusers_with_labels_stays_theirs():
     x, y = torch.randn(3, 4, 8, 8), torch.tensor([0, 9, -1])
     def asked(*labels):
         labels = torch.tensor(labels)
-        with torch.no_grad(): return net(x, torch.tensor([499]*3), class_labels=labels).sample[:, :4]
+        with torch.no_grad():
+            return net(x, torch.tensor([499]*3), class_labels=labels).sample[:, :4]
 
     theirs = asked(0, 9, 10)
     assert model.predict(x, step_angles(model.schedule)[499], y).equal(theirs)
