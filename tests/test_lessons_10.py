@@ -271,7 +271,7 @@ def test_the_loss_is_the_floor_and_the_distance_from_the_oracle(spiral_run):
 def test_exercises_take_the_right_answer_and_hint_at_wrong_ones():
     for number, answer in ((1, 'small'), (2, lambda t: t*math.pi/6), (3, .51)):
         assert judge('training', number, answer) is None
-    wrong = [(1, 'large', 'one number for all'), (1, 'middle', 'three curves'), (1, 20, "'small'"),
+    wrong = [(1, 'large', 'one number for all'), (1, 'middle', 'finest'), (1, 20, "'small'"),
              (2, lambda t: 30*t, 'give radians'), (2, cosine, 'goes on to'),
              (2, lambda t: t**2*math.pi/6, 'Evenly'), (3, 1., 'above the floor'),
              (3, .115, 'mean over all angles'), (3, .1538, 'first value')]

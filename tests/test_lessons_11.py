@@ -253,3 +253,12 @@ def test_the_answers_that_depend_on_measurements(meter):
     few, many = (np.mean([frechet(*stats(draw(n, s))[:2], *mnist.stats[:2]) for s in range(5)])
                  for n in (500, 5000))
     assert judge('fld', 1, 5*many/few) is None
+
+
+def test_two_classes_reach_little_and_as_many_of_all_classes_reach_nine_tenths():
+    pairs = (real.y == 4) | (real.y == 9)
+    n = int(pairs.sum())
+    order = torch.randperm(len(real.x), generator=torch.Generator().manual_seed(0))
+    assert n == 209
+    assert abs(precision_recall(real.x[order[:n]], held.x).recall - .9) < .04
+    assert precision_recall(real.x[pairs], held.x).recall < .4

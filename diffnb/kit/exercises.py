@@ -301,7 +301,7 @@ def learnt_last(answer):
         return ('At 90 degrees the best answer is one number for all. How soon does a network '
                 'know it?')
     if answer == 'middle':
-        return 'Which of the three curves above is still high after 1000 steps, and where?'
+        return 'Where does the spiral have its finest structure, and which angles see it?'
     if answer != 'small': return "Answer 'small', 'middle' or 'large'."
 
 @exercise('training', 2)
