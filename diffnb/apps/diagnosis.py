@@ -693,7 +693,7 @@ def draw_losses(ax, e):
     ax.set(xlabel='angle in degrees', ylabel='squared error of v', yscale='log',
            title='Error by angle (bars: two standard errors)')
     ax.set_ylim(bottom=max(1e-4, ax.get_ylim()[0]))
-    ax.legend(fontsize=10, loc='upper left', bbox_to_anchor=(1.02, 1)).set_in_layout(False)
+    ax.legend(fontsize=10, loc='upper left', bbox_to_anchor=(1.02, .75)).set_in_layout(False)
 
 def draw_circle(ax, e):
     "Where training asked, and where a sampler stops"
