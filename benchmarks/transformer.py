@@ -9,7 +9,7 @@ many training digits and with few.
     python benchmarks/transformer.py longer         one of them, trained for three times as long
     python benchmarks/transformer.py pace           what a step of each costs, two minutes
     python benchmarks/transformer.py digits         after it: the built-in digits, eight minutes
-    python benchmarks/transformer.py parts          networks that lack a part each, three minutes
+    python benchmarks/transformer.py parts          networks that lack a part each, six minutes
     python benchmarks/transformer.py table          the tables of the lesson
 """
 import math
@@ -198,20 +198,22 @@ def lacking():
     return {**nets, 'small patches (8x8 instead)': Transformer(1, patch=8, width=64, depth=3)}
 
 
-def all_parts(steps=600):
-    "Train each, and draw twelve digits"
-    rows = {}
+def parts_file(name):
+    return results/'transformer'/f'without_{name.partition(" (")[0]}.png'.replace(' ', '_')
+
+
+def all_parts(names=(), steps=1200):
+    "Train each, or those of these names, and draw eight digits"
     torch.manual_seed(0)
     for name, net in lacking().items():
+        if names and name not in names: continue
         model, losses, _ = small_fit(net, many, 0, steps)
         note('parts', f'{name}, seed 0', dict(
             steps=steps, training_seed=0, valid_loss=losses.mean().item(),
             valid_se=losses.std().item()/len(losses)**.5, n=len(losses)))
-        rows[name] = last(dpmpp(model, seeded(range(12))((12, 1, 16, 16)), path(cosine, 20))).x
-    folder = results/'transformer'
-    folder.mkdir(exist_ok=True)
-    sheet = show_images(torch.cat(list(rows.values())), cols=12, scale=3)
-    sheet.save(folder/'parts.png', optimize=True)
+        x = last(dpmpp(model, seeded(range(8))((8, 1, 16, 16)), path(cosine, 20))).x
+        parts_file(name).parent.mkdir(exist_ok=True)
+        show_images(x, cols=8, scale=5).save(parts_file(name), optimize=True)
 
 
 def mean_and_se(values):
@@ -239,9 +241,9 @@ def small_table(record):
 def parts_table(record):
     "What each part is good for, as the lesson shows it"
     lines = ['| without | loss |', '|---|---|']
-    for name in lacking():
-        r = record['parts'].get(f'{name}, seed 0')
-        if r: lines.append(f'| {name} | {r["valid_loss"]:.3f} ± {r["valid_se"]:.3f} |')
+    for key, r in sorted(record['parts'].items(), key=lambda pair: pair[1]['valid_loss']):
+        name = key.rpartition(', ')[0]
+        lines.append(f'| {name} | {r["valid_loss"]:.3f} ± {r["valid_se"]:.3f} |')
     return '\n'.join(lines)
 
 
@@ -265,7 +267,7 @@ def main():
     a = p.parse_args()
     torch.set_num_threads(1)
     if a.names == ['digits']: return all_digits()
-    if a.names == ['parts']: return all_parts()
+    if a.names[:1] == ['parts']: return all_parts(a.names[1:])
     if a.names == ['longer']: return longer()
     if a.names == ['pace']:
         for kind in paces: pace(kind)

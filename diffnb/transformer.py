@@ -62,8 +62,8 @@ class TransformerBlock(nn.Module):
         nn.init.zeros_(self.modulate.bias)
 
     def forward(self, x, emb):                                    # (B, N, width), (B, width)
-        told = self.modulate(F.silu(emb))[:, None].chunk(6, 2)    # six of (B, 1, width)
-        shift1, scale1, gate1, shift2, scale2, gate2 = told
+        six = self.modulate(F.silu(emb))[:, None].chunk(6, 2)     # six of (B, 1, width)
+        shift1, scale1, gate1, shift2, scale2, gate2 = six
         x = x + gate1*self.attend(normal(x)*(1 + scale1) + shift1)
         return x + gate2*self.mlp(normal(x)*(1 + scale2) + shift2)
 

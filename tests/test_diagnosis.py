@@ -159,6 +159,29 @@ def test_a_fault_is_named(healthy, name, i):
         assert any(c.isdigit() for c in finding.found)
 
 
+@pytest.mark.parametrize('lines, seen, said', [
+    (4, False, ['4 steps in the log', 'a divergence is not seen']),
+    (5, True, ['only 5 steps in the log', 'above twice its start']),
+    (39, True, ['only 39 steps in the log', 'above twice its start']), (40, True, [])])
+def test_the_note_on_the_log_says_what_diverged_can_see(healthy, lines, seen, said):
+    "A rise above the start from five lines on; a rise above the best from forty"
+    high = look(healthy, history=rows([*[1.]*(lines - 2), 5., 9.]))
+    assert ('diverged' in high.names) == seen
+    notes = [note for note in high.notes if 'steps in the log' in note]
+    assert len(notes) == bool(said) and all(part in notes[0] for part in said)
+    if lines < 30: return
+    little = look(healthy, history=rows([*[1.]*3, *[.1]*(lines - 13), *[.5]*10]))
+    assert ('diverged' in little.names) == (lines >= 40)
+
+
+def test_the_page_links_each_finding_to_its_lesson(healthy):
+    shown = tables.rows('apps/diagnosis.ipynb')
+    for name, those in faults.items():
+        found = next(f for f in those[0](healthy).findings if f.name == name)
+        page = f'../{found.lesson}.ipynb'.replace('../apps/', '')
+        assert any(f'[*{name}*]({page})' in cell for row in shown for cell in row), name
+
+
 def test_averages_without_a_warm_up_are_cold(healthy):
     start, average = network(classes=10), copy.deepcopy(healthy)      # 300 steps of .9999
     for mean, first in zip(average.net.parameters(), start.parameters()):
@@ -296,6 +319,18 @@ def test_where_it_runs(capsys):
     assert f'torch {torch.__version__}' in text and 'diffnb ' in text and 'cores' in text
 
 
+def test_healthy_runs_are_counted_apart_from_shipped_networks():
+    stored = json.loads((root/'results'/'diagnosis.json').read_text(encoding='utf-8'))
+    new = [row for title, rows in stored.items() if title.startswith('healthy:')
+           for name, row in rows.items() if name not in ('mnist', 'mnist-labels')]
+    asked = [row for row in new if row['false_alarms']]
+    assert all(row['false_alarms'] == ['undertrained'] for row in asked)
+    text = ' '.join(map(tables.source, tables.cells('apps/diagnosis.ipynb')))
+    number = {4: 'four'}[len(asked)]
+    assert f'of the {len(new)} healthy runs of new networks none had' in text
+    assert f'*undertrained*, which {number} had' in text
+
+
 def test_the_notebook_shows_the_table_that_is_stored():
     stored = json.loads((root/'results'/'diagnosis.json').read_text(encoding='utf-8'))
     broken, healthy_rows = stored['broken'], stored['healthy']
@@ -315,7 +350,8 @@ def test_the_notebook_shows_the_runs_that_the_limits_were_not_set_on():
         missed, alarms = (sum(bool(row[k]) for row in rows.values())
                           for k in ('missed', 'false_alarms'))
         asked = sum(row['false_alarms'] == ['undertrained'] for row in rows.values())
-        assert [title, *map(str, (len(rows), missed, alarms, asked))] in shown, title
+        new = sum(name not in ('mnist', 'mnist-labels') for name in rows)
+        assert [title, *map(str, (len(rows), new, missed, alarms, asked))] in shown, title
         for name, row in rows.items():
             if row['missed'] or row['false_alarms']:
                 run = f'{title}: {name.removeprefix("digits, ")}'

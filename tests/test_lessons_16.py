@@ -44,6 +44,50 @@ def test_published_sizes(name):
     if name == 'DiT-XL/2': assert by_hand + 256*width == 675_129_632
 
 
+def weights_for_diffusers(net, depth):
+    "The weights of a Transformer by the names of diffusers' DiTTransformer2DModel"
+    ours, theirs = net.state_dict(), {}
+
+    def copied(there, here, change=lambda t: t):
+        for part in 'weight', 'bias':
+            if f'{here}.{part}' in ours: theirs[f'{there}.{part}'] = change(ours[f'{here}.{part}'])
+
+    copied('pos_embed.proj', 'cut')
+    for k in range(depth):
+        block, emb = f'transformer_blocks.{k}', f'transformer_blocks.{k}.norm1.emb'
+        copied(f'{block}.norm1.linear', f'blocks.{k}.modulate')
+        for i, part in enumerate('qkv'):
+            copied(f'{block}.attn1.to_{part}', f'blocks.{k}.attend.qkv', lambda t: t.chunk(3)[i])
+        copied(f'{block}.attn1.to_out.0', f'blocks.{k}.attend.out')
+        copied(f'{block}.ff.net.0.proj', f'blocks.{k}.mlp.0')
+        copied(f'{block}.ff.net.2', f'blocks.{k}.mlp.2')
+        copied(f'{emb}.timestep_embedder.linear_1', 'embed.angle.mlp.0',      # cosines come first
+               lambda t: t.roll(128, 1) if t.ndim == 2 else t)
+        copied(f'{emb}.timestep_embedder.linear_2', 'embed.angle.mlp.2')
+        copied(f'{emb}.class_embedder.embedding_table', 'embed.label.rows',   # "no label" is last
+               lambda t: t.roll(-1, 0))
+    copied('proj_out_1', 'modulate')
+    copied('proj_out_2', 'last')
+    return theirs
+
+
+def test_the_answers_are_those_of_diffusers_dit():
+    diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed')
+    torch.manual_seed(0)
+    net = Transformer(4, patch=2, width=32, depth=3, heads=4, classes=5)
+    for p in net.parameters(): nn.init.normal_(p, std=.2)
+    other = diffusers.DiTTransformer2DModel(
+        num_attention_heads=4, attention_head_dim=8, in_channels=4, num_layers=3, sample_size=12,
+        num_embeds_ada_norm=5, norm_eps=1e-6).eval()
+    other.load_state_dict(weights_for_diffusers(net, 3))
+    x, step = torch.randn(3, 4, 12, 12), torch.tensor([1., 20., 300.])
+    with torch.no_grad():
+        ours = net(x, step*torch.pi/2000, torch.tensor([0, 4, -1]))
+        theirs = other(x, step, torch.tensor([0, 4, 5])).sample
+    assert ours.std() > 1
+    assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
 def test_positions_by_hand():
     "Rows and columns, each as half sines and half cosines of w_i = 10000^(-i/(width/4))"
     where = positions(3, 5, 16).double()

@@ -57,6 +57,8 @@ class Finding(NamedTuple):
 
 # %% ../../nbs/apps/diagnosis.ipynb #acd7b952
 few = 16      # Of fewer items, no mean is a finding
+brief = 5     # A shorter log is not judged
+long = 40     # Of a shorter log, only its ends are compared
 
 def mean_of(
     d:Tensor,    # One number for each item, `(n,)`
@@ -136,7 +138,7 @@ def oracle_of(e):
 
 # %% ../../nbs/apps/diagnosis.ipynb #4dd4147c
 def look_at_losses(e):
-    "Errors by angle: of the network, of simpler guesses, of the oracle of few data, of raw weights"
+    "Errors by angle: of network, simpler guesses, the oracle of few data, and the last step"
     e.x0, e.told = encoded(e.model, spaced(e.x, e.n)), some_labels(e, e.y)
     g = torch.Generator().manual_seed(e.seed)
     noise = torch.randn(e.n, *e.x.shape[1:], generator=g).to(e.x0)
@@ -150,15 +152,20 @@ def look_at_losses(e):
         e.loss_held = v_errors(e.model, x0, some_labels(e, e.held_y), e.phi, noise[:len(x0)])
     if e.raw is not None: e.loss_raw = v_errors(e.raw, *given)
 
+def named(e):
+    "What the model is called in pictures: where the last step stands beside it, it is an average"
+    return 'network' if e.raw is None else 'averaged'
+
 @torch.no_grad()
 def look_at_guesses(e):
     "Mixtures at five angles, and what one call makes of them, as data"
-    e.guesses = dict(mixture=[], guess=[], raw=None if e.raw is None else [])
+    name = named(e)
+    e.guesses = {'mixture': [], name: [], 'last step': None if e.raw is None else []}
     for p in e.phi[::2].tolist():
         x = mix(e.x0, e.eps, p)
         e.guesses['mixture'].append(e.model.decode(x))
-        e.guesses['guess'].append(e.model.decode(e.model(x, p, e.told).x0))
-        if e.raw is not None: e.guesses['raw'].append(e.model.decode(e.raw(x, p, e.told).x0))
+        e.guesses[name].append(e.model.decode(e.model(x, p, e.told).x0))
+        if e.raw is not None: e.guesses['last step'].append(e.model.decode(e.raw(x, p, e.told).x0))
 
 # %% ../../nbs/apps/diagnosis.ipynb #f674178b
 @torch.no_grad()
@@ -399,10 +406,10 @@ def diverged(e):
                        f'weights hold NaN or infinity, the first is {e.broken[0]}', 'none', remedy,
                        '10_training')
     losses, should = [r['loss'] for r in e.rows], 'a loss that does not rise again'
-    if len(losses) >= 5 and not min(losses[-2:]) <= 2*max(losses[:3]):
+    if len(losses) >= brief and not min(losses[-2:]) <= 2*max(losses[:3]):
         return Finding('diverged', f'the loss ends at {losses[-1]:.3g}; it began at '
                        f'{losses[0]:.3g}', should, remedy, '10_training')
-    if len(losses) < 40: return None
+    if len(losses) < long: return None
     parts = windows(losses)
     means, last = parts.mean(1), mean_of(parts[-1])
     best, size = means.min().item(), parts.shape[1]
@@ -457,7 +464,7 @@ def averages_cold(e):
     return Finding('averaged weights cold', f'their error is {ratio:.3g} times that of the weights '
                    f'of the last step ({mine.mean():.3g} against {raw.mean():.3g})', 'at most 1',
                    'Train on, or average with a smaller decay or a warm-up (EMA has one); until '
-                   'then, sample with the raw weights.', '10_training')
+                   'then, sample with those of the last step.', '10_training')
 
 def tiny_batches(e):
     "Batch norm whose statistics come from a handful of items"
@@ -495,6 +502,7 @@ def untrained(e):
                    'below 1 at every angle', 'Train longer, or with a higher learning rate (fit '
                    'takes 2e-3). If the loss does not fall at all, the network does not see the '
                    'data or the angle.', '10_training')
+
 def explained(e):
     "Has a fault been found that spoils samples and answers anyway? First things first"
     causes = (data_outside, data_half_inside, not_standardised, labels_out_of_range, diverged,
@@ -629,8 +637,11 @@ def notes(e):
     if e.held is None:
         yield 'no held-out data (valid=): whether errors are larger there is not known'
     elif len(e.held) < few: yield f'only {len(e.held)} held-out items: too few to compare errors'
-    if len(e.rows) < 40:
+    if len(e.rows) < brief:
         yield f'{len(e.rows) or "no"} steps in the log (history=, run=): a divergence is not seen'
+    elif len(e.rows) < long:
+        yield (f'only {len(e.rows)} steps in the log: a divergence is seen only where the loss '
+               'ends above twice its start')
     elif e.clip is None: yield 'clip is not known (clip=, run=): gradients may always be clipped'
     if e.raw is None:
         yield 'no weights of the last step (raw=, run=): averaged weights may still be cold'
@@ -669,19 +680,20 @@ def show_rows(ax, rows, columns, title):
 def draw_losses(ax, e):
     "Errors by angle, beside those of simpler and of perfect guesses"
     degrees = e.phi.rad2deg()
-    curves = {'guess of mean and spread': (e.simple, '--', 'C7'), 'network': (e.loss, 'o-', 'C0'),
-              'network, held-out items': (e.loss_held, 's', 'C1'),
-              'raw weights': (e.loss_raw, 'x:', 'C2'),
+    curves = {'guess of mean and spread': (e.simple, '--', 'C7'), named(e): (e.loss, 'o-', 'C0'),
+              f'{named(e)}, held-out items': (e.loss_held, 's', 'C1'),
+              'last step': (e.loss_raw, 'x:', 'C2'),
               'oracle of these items': (e.oracle, '-', 'k')}
     for name, (loss, style, colour) in curves.items():
         if loss is None: continue
         error = 2*loss.std(0)/len(loss)**.5
-        size = dict(ms=9, mfc='none') if style == 's' else dict(ms=4)      # open: others show through
-        ax.errorbar(degrees, loss.mean(0), error, fmt=style, color=colour, lw=1.2, label=name, **size)
+        size = dict(ms=9, mfc='none') if style == 's' else dict(ms=4)   # open: others show through
+        ax.errorbar(degrees, loss.mean(0), error, fmt=style, color=colour, lw=1.2, label=name,
+                    **size)
     ax.set(xlabel='angle in degrees', ylabel='squared error of v', yscale='log',
            title='Error by angle (bars: two standard errors)')
     ax.set_ylim(bottom=max(1e-4, ax.get_ylim()[0]))
-    ax.legend(fontsize=9, loc='upper center', bbox_to_anchor=(.5, -.17), ncols=2)
+    ax.legend(fontsize=10, loc='upper left', bbox_to_anchor=(1.02, .75)).set_in_layout(False)
 
 def draw_circle(ax, e):
     "Where training asked, and where a sampler stops"
@@ -695,7 +707,8 @@ def draw_circle(ax, e):
     ax.text(-.02, 1.16, 'noise')
     ax.set(aspect='equal', xlim=(-.08, 1.25), ylim=(-.1, 1.25), title='The schedule on its circle')
     ax.axis('off')
-    ax.legend(fontsize=8, loc='lower left')
+    ax.set_anchor('E')
+    ax.legend(fontsize=10, loc='lower left')
 
 # %% ../../nbs/apps/diagnosis.ipynb #ae624914
 def draw_guesses(ax, e):
@@ -750,7 +763,8 @@ class Diagnosis:
     def title(self):
         asked = sum(finding.question for finding in self.findings)
         n = len(self.findings) - asked
-        said = [f'{k} {word}{"s"*(k > 1)}' for k, word in ((n, 'finding'), (asked, 'question')) if k]
+        parts = (n, 'finding'), (asked, 'question')
+        said = [f'{k} {word}{"s"*(k > 1)}' for k, word in parts if k]
         many = ' and '.join(said) or 'No findings'
         if n + asked > 1: many += ', in order of weight'
         return f'{many} ({len(checks)} checks, {min(self.evidence.n, len(self.evidence.x))} items)'
