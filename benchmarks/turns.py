@@ -10,7 +10,7 @@ A training that was ended goes on where it stood. Needs MNIST in DIFFNB_DATA.
     python benchmarks/turns.py before mnist --sampler dpmpp --calls 2 4 8      and a better sampler
     python benchmarks/turns.py ship told guided       write diffnb/mnist-turns(-labels).safetensors
     python benchmarks/turns.py shipped                measure that from its file
-    python benchmarks/turns.py train labelled-short guided-short    the label, or the guidance?
+    python benchmarks/turns.py train labelled-short guided-short    what does guidance add?
     python benchmarks/turns.py table                  the tables of the lesson
     python benchmarks/turns.py try                    600 steps of each variant of the recipe
     python benchmarks/turns.py tries                  the table of that
@@ -49,7 +49,7 @@ plan = {                       # name: settings of a run; `begin` is a shipped m
     'told': dict(base, steps=12_000, paths=20_000),            # learns the turns of its teacher
     'guided': dict(base, begin='mnist-labels', steps=3000, paths=10_000, w=3.),
 }
-plan |= {                      # is it the label, or the guidance? a sixth of the steps for each
+plan |= {                      # what does guidance add? a sixth of the steps for each
     'guided-short': dict(plan['guided'], steps=500),
     'labelled-short': dict(plan['guided'], steps=500, w=1.),
 }
@@ -276,8 +276,8 @@ def guided_table(record):
         lines.append(f'| {k} | {r["percent"]:.2f} ± {r["percent_se"]:.2f} | '
                      f'{r["precision"]:.2f} | {r["recall"]:.2f} | {100*r["agreement"]:.1f} % |')
     r = record.get('paths', {}).get('guided')
-    if r:
-        lines.append(f'| the paths, 16 | {r["percent"]:.2f} ± {r["percent_se"]:.2f} | '
+    if r:                                            # 16 steps, of which 7 are guided
+        lines.append(f'| the paths, 23 | {r["percent"]:.2f} ± {r["percent_se"]:.2f} | '
                      f'{r["precision"]:.2f} | {r["recall"]:.2f} | {100*r["agreement"]:.1f} % |')
     return '\n'.join(lines)
 

@@ -260,15 +260,15 @@ def paths_of(
 
 # %% ../nbs/14_few_steps.ipynb #e80b4a36
 def two_stops(
-    n:int,    # How many pairs
-    turns:int,# Into how many turns a path is cut
-):            # Numbers of the first and the last stop, `(n,)` each
+    n:int,     # How many pairs
+    parts:int, # Into how many turns a path is cut
+):             # Numbers of the first and the last stop, `(n,)` each
     "Pairs of stops: every second one a step of a walk in 1, 2, 4, ... equal turns, the others any"
-    begin = torch.randint(turns, (n,))
-    end = begin + 1 + (torch.rand(n)*(turns - begin)).long()
-    walks = 2**torch.randint(turns.bit_length(), (n,))
+    begin = torch.randint(parts, (n,))
+    end = begin + 1 + (torch.rand(n)*(parts - begin)).long()
+    walks = 2**torch.randint(parts.bit_length(), (n,))
     step = (torch.rand(n)*walks).long()
-    begin[::2], end[::2] = (step*turns//walks)[::2], ((step + 1)*turns//walks)[::2]
+    begin[::2], end[::2] = (step*parts//walks)[::2], ((step + 1)*parts//walks)[::2]
     return begin, end
 
 def told_loss(

@@ -58,7 +58,7 @@ def runge_kutta(ask, x, now, nxt):
 class Likelihood(NamedTuple):
     "How probable the items are"
     nats:Tensor # Natural logarithm of the density, `(B,)`
-    se:Tensor   # Its standard error, `(B,)`: 0 with the exact trace, NaN with one probe
+    se:Tensor   # Error of the coins (not of the steps), `(B,)`: 0 if exact, NaN with one probe
     end:Tensor  # The noise at the other end of each path, shaped as `x`
 
 def log_likelihood(
