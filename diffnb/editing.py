@@ -71,7 +71,7 @@ def _renoises(sampler):
 class Operator(NamedTuple):
     "A linear measurement of pictures, and the best way back: `A(inv(A(x))) == A(x)`"
     A:Callable   # Pictures `(B, C, H, W)` -> what is measured
-    inv:Callable # The pseudo-inverse: a measurement -> the smallest pictures that have it
+    inv:Callable # The pseudo-inverse: a measurement -> the pictures of least norm that have it
 
 def shrink(
     k:int,   # How many times smaller: blocks of k x k pixels become one

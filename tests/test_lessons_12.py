@@ -1,6 +1,7 @@
 "Guidance: what lesson 12 says, and what it refuses"
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -193,10 +194,17 @@ def test_the_table_that_the_lesson_quotes():
     record = json.loads((root/'results/guidance-mnist.json').read_text(encoding='utf-8'))
     lesson = json.loads((root/'nbs/12_guidance.ipynb').read_text(encoding='utf-8'))
     text = '\n'.join(''.join(c['source']) for c in lesson['cells'])
+    said = {}
     for name, r in record['rows'].items():
         error = 100*r['se']/(evaluator()[1]['mnist-test'].noise - r['floor'])
         percent = f"{r['percent']:.2f} ± {error:.2f}"
+        said[name] = [round(r['agreement'], 3), round(r['percent'], 2), round(error, 2)]
         assert f"| {name} | {r['agreement']:.3f} | {percent} | {r['variety']:.2f} |" in text
+    plot = next(''.join(c['source']) for c in lesson['cells'] if c['id'] == '437185a5')
+    drawn = plot[plot.index('measured = {'):plot.index('fig,')]
+    drawn = [[float(v) for v in p] for p in re.findall(r'\((\S+), (\S+), (\S+?)\)', drawn)]
+    plain, middle = ['w = 1', 'w = 2', 'w = 3'], ', 20 to 60 degrees'
+    assert drawn == [said[name] for name in (*plain, 'w = 1', *(w + middle for w in plain[1:]))]
     real = f"| real digits | {record['judge_on_real']:.3f} | 0 | {record['variety_of_real']:.2f} |"
     assert real in text
 

@@ -56,6 +56,7 @@ def run(files, flags=()):
         start, nb = time.time(), nbformat.read(f, 4)
         Client(nb, timeout=1200, kernel_name='python3', store_widget_state=False,
                record_timing=False,
+               coalesce_streams=True,
                resources={'metadata': {'path': str(f.parent)}}).execute()
         nb.metadata.pop('widgets', None)
         nb.metadata.pop('language_info', None)

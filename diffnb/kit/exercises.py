@@ -382,7 +382,7 @@ def _(answer):
     if back.shape != x.shape: return 'inv must return pictures of the full size.'
     if not A(back).equal(A(x)): return 'A(inv(y)) must be y.'
     if back[..., 1::2, :].abs().max() > 0:
-        return 'Of all pictures with these rows, inv gives the smallest: what is in the others?'
+        return 'inv gives the picture of least norm with these rows: what is in the others?'
 
 @exercise('editing', 3)
 def _(answer):
