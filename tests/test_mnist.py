@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tables import rows, shows
+from tables import cells, rows, shows, source
 
 import diffnb
 from diffnb.apps.checkpoints import load
@@ -54,3 +54,27 @@ def test_the_notebook_shows_the_numbers_that_are_stored():
             fld = f"{r['fld']:.{1 if section == 'ablation' else 2}f}"
             percent = f"{r['percent']:.2f}"
             assert shows(shown, *own, fld, percent), f'{section}, {name}: run the notebook again'
+
+
+def test_what_the_page_says_of_other_seeds():
+    stored = json.loads((root/'results'/'mnist.json').read_text(encoding='utf-8'))
+    text = '\n'.join(map(source, cells('projects/mnist.ipynb')))
+    def three(calls):
+        found = [r['percent'] for name, r in stored['seeds'].items()
+                 if r['calls'] == calls and name.endswith('digits 0')]
+        assert len(found) == 3
+        return torch.tensor(found).mean().item(), torch.tensor(found).std().item()/3**.5
+
+    (twenty, e20), (ten, e10), (five, e5) = map(three, (20, 10, 5))
+    said = (f'{twenty:.2f} ± {e20:.2f} % at 20 calls, {ten:.2f} ± {e10:.2f} % in 10 '
+            f'and {five:.1f} ± {e5:.1f} % in 5').replace('0.', '.')
+    assert said in text
+    draws = [stored['seeds'][f'shipped, 20 calls, digits {k}']['percent'] for k in range(3)]
+    draws = sorted([*draws, stored['samplers']['DPM++, eta 1']['percent']])
+    *most, last_one = (f'{d:.2f}'[1:] for d in draws)
+    spread = f'{torch.tensor(draws).std():.2f}'[1:]
+    assert f"{', '.join(most)} and {last_one} %, a standard deviation of {spread}" in text
+    for name, said in (('DDPM, 100 calls', '8.06 ± 0.18 %'), ('DDIM, 20 calls', '9.98 ± 0.18 %')):
+        r = stored['original'][f'no attention, {name}']
+        error = r['se']*r['percent']/(r['fld'] - r['floor'])
+        assert said == f'{r["percent"]:.2f} ± {error:.2f} %' and said in text
