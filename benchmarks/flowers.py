@@ -8,6 +8,8 @@ on where it stood.
     python benchmarks/flowers.py long 'as Keras'    trainings of the 1,950,627-parameter network,
                                                     32x32 (all without names)
     python benchmarks/flowers.py grid               the small trainings, 16x16
+    python benchmarks/flowers.py hour               an hour of the course's U-Net on crops, 32x32,
+                                                    measured on the way
 
 --data is an .npz of labelled photographs in the folder of data sets (DIFFNB_DATA); without it: all
 8,189 photographs of the 102 categories of Oxford flowers, which torchvision downloads.
@@ -23,8 +25,10 @@ import torch.nn.functional as F
 import common
 from common import results
 from diffnb.angle import mix
+from diffnb.apps.checkpoints import load
 from diffnb.apps.datasets import hold_out, load_data
 from diffnb.apps.runs import fit
+from diffnb.data import batches
 from diffnb.denoiser import Denoiser, channel_stats
 from diffnb.fld import kid, nearest, pixels
 from diffnb.kit.pictures import show_images, to_float
@@ -33,6 +37,7 @@ from diffnb.schedules import cosine, linear_beta
 from diffnb.apps.optim import Muon
 from diffnb.apps.families import ResidualUNet
 from diffnb.kit.curves import schedule
+from diffnb.unet import UNet
 from readers import (
     Reader, accuracy, in_parts, memory, mirrored, moved, quantiles, taught)
 
@@ -66,6 +71,9 @@ grid = {f'{loss} | {on} | {name} | {seed}':
         for name, curve in schedules.items()}
 as_it_was = dict(base, kind='l1', target='eps', schedule=clipped_linear(power=(.95, .02)))
 grid |= {f'l1 | noise | linear as it was | {seed}': dict(as_it_was, seed=seed) for seed in (0, 1)}
+
+hour = dict(steps=8000, bs=64, opt=Muon, lr=3e-3, lr_end=0., ema=.999, seed=0)
+side, margin = 32, 4                                        # crops of 32 pixels out of 36
 
 
 def note(a, section, name, row): common.note('flowers', section, name, row, a.out)
@@ -201,6 +209,74 @@ def run(a, section, name, o):
     note(a, section, name, row)
 
 
+def windows(x):
+    "All crops of `(N, 3, 36, 36)` pictures, in the mirror as well: `(50N, 3, 32, 32)`"
+    both_ways = torch.cat([x, x.flip(-1)])
+    return torch.cat([both_ways[..., i:i + side, j:j + side]
+                      for i in range(margin + 1) for j in range(margin + 1)])
+
+
+def middle(x): return x[..., margin//2:margin//2 + side, margin//2:margin//2 + side]
+
+
+def crops(x, bs, seed):
+    """Batches for `fit`, from number `start` on: mirrored by a coin, cut out where two dice say.
+    Batch i depends on (seed, i) alone"""
+    def begin(start):
+        for i, (pictures, _) in enumerate(batches(x, bs, seed, start, flip=True), start):
+            g = torch.Generator().manual_seed(10**6*seed + i)
+            at = torch.randint(margin + 1, (len(pictures), 2), generator=g).tolist()
+            yield torch.stack([p[:, i:i + side, j:j + side] for p, (i, j) in zip(pictures, at)])
+    return begin
+
+
+def train_hour(a, begun):
+    "The model of the long run, and what its training cost"
+    o = dict(hour, steps=a.steps or hour['steps'])
+    x = flowers(a.data, side + margin)[0].x
+    torch.manual_seed(o['seed'])
+    model = Denoiser(UNet(3, width=32), 'v', cosine, **channel_stats(windows(x)))
+    start, used, bs = time.time(), time.process_time(), o.pop('bs')
+    model = fit(model, crops(x, bs, o['seed']), folder=a.folder/'hour', resume=begun, keep=20,
+                every=dict(valid=0, save=max(1, o['steps']//16), preview=0), **o)
+    return model, dict(
+        parameters=common.parameters(model), train=len(x), steps=o['steps'], batch=bs, size=side,
+        passes=round(o['steps']*bs/len(x), 1), seed=o['seed'], lr=o['lr'], ema=o['ema'],
+        resumed=begun, seconds=round(time.time() - start),
+        cpu_seconds=round(time.process_time() - used),
+        train_loss=sum(model.history.column('loss')[-50:])/50)
+
+
+def whole_hour(a):
+    "Train, then draw and measure with the averages after so many steps"
+    _, cost = common.train_once(a.folder/'hour', partial(train_hour, a))
+    train, held = (part.x for part in flowers(a.data, side + margin))
+    net, right = reader(a.data, a.folder, a.epochs)
+    see = partial(features, net)
+    k = kid(middle(train), middle(held), see)
+    unseen = nearest(middle(held), windows(train), windows(held), pixels).train
+    note(a, 'hour', 'real', dict(kid=k.value, se=k.se, n=len(train), held_out=len(held),
+                                 reader_right=right, **quantiles(unseen, 'unseen_')))
+    for part in (1, 2, 4, 8, 16):
+        steps = cost['steps']*part//16
+        model = load(a.folder/'hour'/'checkpoints'/f'{steps:08}.safetensors')
+        row = {**cost, 'after': steps, 'n': a.n}
+        for name, sampler in dict(ddim=ddim, dpmpp=dpmpp, fresh=partial(dpmpp, eta=1.)).items():
+            x, seconds = draw(model, sampler, 20, a.n)
+            k, k_train = (kid(x, middle(real), see) for real in (held, train))
+            m = nearest(x, windows(train), windows(held), pixels)
+            row[name] = dict(kid=k.value, se=k.se, kid_train=k_train.value, se_train=k_train.se,
+                             seconds=round(seconds, 1), **memory(m, copy=1e-3),
+                             **quantiles(m.train))
+            picture(a, f'hour, {steps}, {name}', x[:36], 12)
+            if part == 16:                          # with photographs: not to be kept
+                order = m.train.argsort()[:12]
+                near = to_float(windows(train)[m.index[order]])
+                picture(a, f'hour, {name}, nearest', torch.cat([x[order], near]), 12)
+                picture(a, f'hour, {name}, closest', x[order], 12)
+        note(a, 'hour', str(steps), row)
+
+
 def floor(a):
     """What the distance says of real pictures: the two parts of the set against each other, at both
     sizes; and of noise"""
@@ -219,7 +295,7 @@ def floor(a):
 
 def main():
     p = common.parser(__doc__)
-    p.add_argument('verb', nargs='?', choices=['reader', 'long', 'grid'],
+    p.add_argument('verb', nargs='?', choices=['reader', 'long', 'grid', 'hour'],
                    help='all when not given')
     p.add_argument('names', nargs='*', help='rows; all when not given')
     p.add_argument('--data', help='an .npz of labelled photographs, in DIFFNB_DATA; '
@@ -237,6 +313,7 @@ def main():
     for section, name, table in plan:
         if a.verb in (None, section) and (not a.names or name in a.names):
             run(a, section, name, table[name])
+    if a.verb in (None, 'hour'): whole_hour(a)
 
 
 if __name__ == '__main__': main()
