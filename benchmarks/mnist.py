@@ -7,6 +7,7 @@ ended goes on where it stood. Needs MNIST in DIFFNB_DATA, or a network.
     python benchmarks/mnist.py table 'main'
     python benchmarks/mnist.py samplers                the network of 'main', many samplers
     python benchmarks/mnist.py seeds 'seed 1'          other seeds of 'main', of 'conditional'
+    python benchmarks/mnist.py seeds shipped           the same rows of the shipped network
     python benchmarks/mnist.py original                DenoisingDiffusion.jl's own recipe
     python benchmarks/mnist.py guidance                the network of 'conditional', several scales
     python benchmarks/mnist.py ends                    real digits and noise
@@ -74,6 +75,7 @@ seeds = {                                                           # other trai
     'seed 2':              dict(long, seed=2),
     'conditional, seed 1': dict(table['conditional'], seed=1),
 }
+shipped = {'shipped': 'mnist', 'conditional, shipped': 'mnist-labels'}  # their seed was 0
 hundred = cosine_beta(T=100)
 
 
@@ -211,9 +213,10 @@ def seeded_rows(name):
 
 
 def rows_of(name, model, n=10_000, **about_it):
-    "The rows of one network: 5, 10 and 20 calls; other digits at 20"
+    "The rows of one network: 5, 10 and 20 calls; without labels other digits at 20 too"
     labels = torch.arange(n) % 10 if unwrap(model.net).cfg.get('classes') else None
-    for calls, seed in (20, 0), (10, 0), (5, 0), (20, 10**6), (20, 2*10**6):
+    others = [(20, 10**6), (20, 2*10**6)] if labels is None else []
+    for calls, seed in (20, 0), (10, 0), (5, 0), *others:
         x, seconds = draw(model, samplers['dpmpp eta 1'], calls, n, seed=seed, labels=labels)
         row = dict(**about_it, **measured(x, labels), sampler='dpmpp eta 1', calls=calls,
                    sampling_seed=seed, sampling_seconds=round(seconds))
@@ -317,7 +320,7 @@ def main():
         for name in a.names or plan: heap('samplers', name, model, *plan[name])
     elif a.verb == 'seeds':
         for name in a.names or seeds:
-            if name == 'shipped': rows_of('shipped', load('mnist'), seed=0)
+            if name in shipped: rows_of(name, load(shipped[name]), seed=0)
             else: seeded_rows(name)
     elif a.verb == 'original':
         for name in a.names or original: original_rows(name)
