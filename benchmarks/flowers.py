@@ -8,7 +8,7 @@ on where it stood.
     python benchmarks/flowers.py long 'as Keras'    trainings of the 1,950,627-parameter network,
                                                     32x32 (all without names)
     python benchmarks/flowers.py grid               the small trainings, 16x16
-    python benchmarks/flowers.py hour               an hour of the course's U-Net on crops, 32x32,
+    python benchmarks/flowers.py crops              the course's U-Net, longer, on crops of 32x32,
                                                     measured on the way
 
 --data is an .npz of labelled photographs in the folder of data sets (DIFFNB_DATA); without it: all
@@ -72,7 +72,7 @@ grid = {f'{loss} | {on} | {name} | {seed}':
 as_it_was = dict(base, kind='l1', target='eps', schedule=clipped_linear(power=(.95, .02)))
 grid |= {f'l1 | noise | linear as it was | {seed}': dict(as_it_was, seed=seed) for seed in (0, 1)}
 
-hour = dict(steps=8000, bs=64, opt=Muon, lr=3e-3, lr_end=0., ema=.999, seed=0)
+longer = dict(steps=5000, bs=64, opt=Muon, lr=3e-3, lr_end=0., ema=.999, seed=0)
 side, margin = 32, 4                                        # crops of 32 pixels out of 36
 
 
@@ -219,7 +219,7 @@ def windows(x):
 def middle(x): return x[..., margin//2:margin//2 + side, margin//2:margin//2 + side]
 
 
-def crops(x, bs, seed):
+def cropped(x, bs, seed):
     """Batches for `fit`, from number `start` on: mirrored by a coin, cut out where two dice say.
     Batch i depends on (seed, i) alone"""
     def begin(start):
@@ -230,15 +230,15 @@ def crops(x, bs, seed):
     return begin
 
 
-def train_hour(a, begun):
+def train_crops(a, begun):
     "The model of the long run, and what its training cost"
-    o = dict(hour, steps=a.steps or hour['steps'])
+    o = dict(longer, steps=a.steps or longer['steps'])
     x = flowers(a.data, side + margin)[0].x
     torch.manual_seed(o['seed'])
     model = Denoiser(UNet(3, width=32), 'v', cosine, **channel_stats(windows(x)))
     start, used, bs = time.time(), time.process_time(), o.pop('bs')
-    model = fit(model, crops(x, bs, o['seed']), folder=a.folder/'hour', resume=begun, keep=20,
-                every=dict(valid=0, save=max(1, o['steps']//16), preview=0), **o)
+    model = fit(model, cropped(x, bs, o['seed']), folder=a.folder/'crops', resume=begun, keep=20,
+                every=dict(valid=0, save=max(1, o['steps']//10), preview=0), **o)
     return model, dict(
         parameters=common.parameters(model), train=len(x), steps=o['steps'], batch=bs, size=side,
         passes=round(o['steps']*bs/len(x), 1), seed=o['seed'], lr=o['lr'], ema=o['ema'],
@@ -247,19 +247,19 @@ def train_hour(a, begun):
         train_loss=sum(model.history.column('loss')[-50:])/50)
 
 
-def whole_hour(a):
+def with_crops(a):
     "Train, then draw and measure with the averages after so many steps"
-    _, cost = common.train_once(a.folder/'hour', partial(train_hour, a))
+    _, cost = common.train_once(a.folder/'crops', partial(train_crops, a))
     train, held = (part.x for part in flowers(a.data, side + margin))
     net, right = reader(a.data, a.folder, a.epochs)
     see = partial(features, net)
     k = kid(middle(train), middle(held), see)
     unseen = nearest(middle(held), windows(train), windows(held), pixels).train
-    note(a, 'hour', 'real', dict(kid=k.value, se=k.se, n=len(train), held_out=len(held),
+    note(a, 'crops', 'real', dict(kid=k.value, se=k.se, n=len(train), held_out=len(held),
                                  reader_right=right, **quantiles(unseen, 'unseen_')))
-    for part in (1, 2, 4, 8, 16):
-        steps = cost['steps']*part//16
-        model = load(a.folder/'hour'/'checkpoints'/f'{steps:08}.safetensors')
+    for part in (1, 2, 4, 7, 10):
+        steps = cost['steps']*part//10
+        model = load(a.folder/'crops'/'checkpoints'/f'{steps:08}.safetensors')
         row = {**cost, 'after': steps, 'n': a.n}
         for name, sampler in dict(ddim=ddim, dpmpp=dpmpp, fresh=partial(dpmpp, eta=1.)).items():
             x, seconds = draw(model, sampler, 20, a.n)
@@ -268,13 +268,13 @@ def whole_hour(a):
             row[name] = dict(kid=k.value, se=k.se, kid_train=k_train.value, se_train=k_train.se,
                              seconds=round(seconds, 1), **memory(m, copy=1e-3),
                              **quantiles(m.train))
-            picture(a, f'hour, {steps}, {name}', x[:36], 12)
-            if part == 16:                          # with photographs: not to be kept
+            picture(a, f'crops, {steps}, {name}', x[:36], 12)
+            if part == 10:                          # with photographs: not to be kept
                 order = m.train.argsort()[:12]
                 near = to_float(windows(train)[m.index[order]])
-                picture(a, f'hour, {name}, nearest', torch.cat([x[order], near]), 12)
-                picture(a, f'hour, {name}, closest', x[order], 12)
-        note(a, 'hour', str(steps), row)
+                picture(a, f'crops, {name}, nearest', torch.cat([x[order], near]), 12)
+                picture(a, f'crops, {name}, closest', x[order], 12)
+        note(a, 'crops', str(steps), row)
 
 
 def floor(a):
@@ -295,7 +295,7 @@ def floor(a):
 
 def main():
     p = common.parser(__doc__)
-    p.add_argument('verb', nargs='?', choices=['reader', 'long', 'grid', 'hour'],
+    p.add_argument('verb', nargs='?', choices=['reader', 'long', 'grid', 'crops'],
                    help='all when not given')
     p.add_argument('names', nargs='*', help='rows; all when not given')
     p.add_argument('--data', help='an .npz of labelled photographs, in DIFFNB_DATA; '
@@ -313,7 +313,7 @@ def main():
     for section, name, table in plan:
         if a.verb in (None, section) and (not a.names or name in a.names):
             run(a, section, name, table[name])
-    if a.verb in (None, 'hour'): whole_hour(a)
+    if a.verb in (None, 'crops'): with_crops(a)
 
 
 if __name__ == '__main__': main()
