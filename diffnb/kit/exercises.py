@@ -166,7 +166,7 @@ def _(answer):
 def _(answer):
     if near(answer, .13, .03): return 'That is how much ink a real digit has.'
     if isinstance(answer, float) and answer < 0: return 'Pictures are in [-1, 1]: use ink(...).'
-    if not near(answer, .364, .03): return 'Measure it: ink(digits_from(30)).'
+    if not near(answer, .37, .03): return 'Measure it: ink(digits_from(30)).'
 
 # %% ../../nbs/kit/exercises.ipynb #ead9e73a
 @exercise('samplers', 1)
