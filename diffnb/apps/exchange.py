@@ -159,6 +159,7 @@ def _redrawn(c):
     return c['_class_name'].startswith(('DDIM', 'DDPM'))
 
 def _other_timesteps(c):
+    "Settings with which their sampler visits other angles"
     spacing = c['timestep_spacing']
     if c['steps_offset'] and spacing == 'leading':
         yield 'steps_offset', f'it is added to their timesteps, and not to ours; {_their_path}'
@@ -175,6 +176,7 @@ def _other_timesteps(c):
                          'are path(karras(sigma=(low, high)), calls)')
 
 def _other_guesses(c):
+    "Settings with which it cuts off guesses elsewhere"
     if c['thresholding']:
         most, q = c['sample_max_value'], c['dynamic_thresholding_ratio']
         if most == 1: return
@@ -190,6 +192,7 @@ def _other_guesses(c):
                                     'clip=False)')
 
 def _other_noise(c):
+    "Settings with which DDPM's adds other noise"
     var = str(c['variance_type'])
     if not c['_class_name'].startswith('DDPM'): return
     if var.startswith('learned'):
@@ -559,9 +562,10 @@ def from_diffusers(
     source,         # A pipeline, its folder, its name on the hub; or a UNet, and beside it
     scheduler=None, # the scheduler, of which betas and config are read
     null=None,      # The label that meant "no label" in training, often the last; None: none did
-)->Denoiser:        # In eval mode; `.notes`: how their pipelines would sample, as `ddpm_of` says
+)->Denoiser:        # In eval mode; `.notes`: how their pipelines would sample, for `generate`
     """A model of diffusers: our `DDPMUNet` with its weights where that has all of its settings,
-    else their network in a wrapper. Raises ValueError for anything but a UNet of images"""
+    else their network in a wrapper. Warns of settings that only their sampler reads, and raises
+    ValueError for networks and settings that cannot be translated"""
     if scheduler is not None: return _from_objects(source, scheduler, null)
     if isinstance(source, (str, Path)):
         folder = Path(source)
