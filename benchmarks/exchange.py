@@ -179,11 +179,12 @@ def pipelines():
             for clip in (True, False):
                 to_diffusers(model, folder, clip)
                 kind = 'clipped' if clip else 'not clipped'
+                said = from_diffusers(folder).notes['sampling']
                 theirs = drawn(DDPMPipeline.from_pretrained(folder), n, 50, 7)
-                row[f'DDPM, {kind}'] = far(theirs, ours(model, ddpm, n, 50, 7, clip))
+                row[f'DDPM, {kind}'] = far(theirs, ours(model, ddpm, n, 50, 7, **said))
                 theirs = drawn(DDIMPipeline.from_pretrained(folder), n, 50, 7,
                                use_clipped_model_output=True)
-                row[f'DDIM, {kind}'] = far(theirs, ours(model, ddim, n, 50, 7, clip))
+                row[f'DDIM, {kind}'] = far(theirs, ours(model, ddim, n, 50, 7, **said))
             row['DDPM, fixed_large'] = large_gap(folder, n)
         common.note('exchange', 'pipelines', name, row)
     refused = load('mnist')

@@ -2,8 +2,10 @@
 (tests/exchange.safetensors)"""
 import json
 import math
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +19,11 @@ from diffnb.angle import Guess
 from diffnb.apps.checkpoints import load, save
 from diffnb.apps.exchange import (
     ddpm_of, differences, from_diffusers, from_sigma, layer_names, obstacles, push_to_hub,
-    schedule_of, step_angles, to_diffusers, to_sigma)
+    schedule_of, scheduler_config, step_angles, to_diffusers, to_sigma, untranslated)
 from diffnb.apps.families import DDPMUNet, families
 from diffnb.apps.generation import generate
 from diffnb.denoiser import Denoiser
-from diffnb.guidance import guide
+from diffnb.guidance import clamp, guide, project
 from diffnb.kit.files import header
 from diffnb.oracle import mixture
 from diffnb.samplers import ddim, ddpm, heun, last
@@ -334,6 +336,200 @@ def test_a_config_that_lies_about_its_betas_is_not_believed():
     scheduler = SimpleNamespace(betas=torch.full((1000,), .01), config=dict(beta_schedule='linear'))
     model = from_diffusers(nn.Identity(), scheduler)
     assert_close(model.schedule(1.).cos(), torch.tensor(.99).double()**500, rtol=1e-4, atol=0)
+
+
+# Settings of a scheduler
+
+def scheduler_of(kind='DDIMScheduler', **config):
+    return type(kind, (), dict(betas=torch.linspace(1e-4, .02, 1000), config=config))()
+
+
+@pytest.mark.parametrize('kind, config, remedy', [
+    ('CogVideoXDDIMScheduler', dict(snr_shift_scale=3.), 'trained_betas'),
+    ('EulerDiscreteScheduler', dict(timestep_type='continuous', prediction_type='v_prediction'),
+     'module whose forward(x, t)'),
+    ('DPMSolverMultistepScheduler', dict(use_flow_sigmas=True, prediction_type='flow_prediction'),
+     "Denoiser(Flow(net), 'flow', flow)"),
+    ('DDPMScheduler', dict(predict_epsilon=False), "say prediction_type='sample'")])
+def test_a_setting_that_changes_what_the_network_is_asked_is_refused(kind, config, remedy):
+    name, value = next(iter(config.items()))
+    says = f'{re.escape(f"{kind} has {name}={value!r}: ")}.*{re.escape(remedy)}'
+    with pytest.raises(ValueError, match=says):
+        from_diffusers(nn.Identity(), scheduler_of(kind, **config))
+
+
+lost = [
+    (dict(steps_offset=1), 'DDIMScheduler', 'give the sampler their path'),
+    (dict(set_alpha_to_one=False), 'DDIMScheduler', 'give the sampler their path'),
+    (dict(timestep_spacing='linspace'), 'DDPMScheduler', "'leading' is the same"),
+    (dict(clip_sample_range=2.), 'DDPMScheduler', 'project(model, clamp((-2.0, 2.0)))'),
+    (dict(sample_max_value=3., thresholding=True), 'DDIMScheduler', 'clip=True only cuts'),
+    (dict(dynamic_thresholding_ratio=.9, sample_max_value=3., thresholding=True), 'DDIMScheduler',
+     'project(model, dynamic(0.9))'),
+    (dict(variance_type='learned_range'), 'DDPMScheduler', "var='small'"),
+    (dict(variance_type='fixed_large', timestep_spacing='trailing'), 'DDPMScheduler',
+     "with timestep_spacing='leading'")]
+
+
+@pytest.mark.parametrize('config, kind, remedy', lost)
+def test_a_setting_that_only_their_sampler_reads_is_a_warning(config, kind, remedy):
+    name, value = next(iter(config.items()))
+    says = f'{re.escape(f"{name}={value!r}: ")}.*{re.escape(remedy)}'
+    with pytest.warns(UserWarning, match=f"the pipeline's, whose scheduler has .*{says}"):
+        model = from_diffusers(nn.Identity(), scheduler_of(kind, **config))
+    assert any(re.match(says, sentence) for sentence in model.notes['untranslated'])
+
+
+@pytest.mark.parametrize('kind, config', [
+    ('DDPMScheduler', {}), ('DDIMScheduler', {}), ('PNDMScheduler', dict(set_alpha_to_one=False)),
+    ('DDPMScheduler', dict(variance_type='fixed_large')),
+    ('DDPMScheduler', dict(timestep_spacing='trailing')),
+    ('DDIMScheduler', dict(steps_offset=1, timestep_spacing='trailing')),
+    ('DDIMScheduler', dict(variance_type='learned_range', snr_shift_scale=1)),
+    ('DDIMScheduler', dict(clip_sample=False, clip_sample_range=5.)),
+    ('DDIMScheduler', dict(thresholding=True, dynamic_thresholding_ratio=.9, clip_sample_range=5.)),
+    ('EulerDiscreteScheduler', dict(timestep_spacing='linspace', timestep_type='discrete',
+                                    use_karras_sigmas=False, clip_sample_range=5.)),
+    ('EulerDiscreteScheduler', dict(timestep_type='continuous')),
+    ('DPMSolverMultistepScheduler', dict(timestep_spacing='linspace', use_flow_sigmas=False)),
+    ('DDPMScheduler', dict(predict_epsilon=True)),
+    ('DDPMScheduler', dict(predict_epsilon=False, prediction_type='sample'))])
+def test_the_usual_settings_are_no_matter(kind, config):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model = from_diffusers(nn.Identity(), scheduler_of(kind, **config))
+    assert 'untranslated' not in model.notes
+
+
+def test_no_scheduler_is_at_fault_as_diffusers_makes_it():
+    diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed')
+    kinds = ('DDPM DDIM PNDM EulerDiscrete EulerAncestralDiscrete DPMSolverMultistep '
+             'DPMSolverSinglestep UniPCMultistep LCM')
+    for kind in kinds.split():
+        scheduler = getattr(diffusers, f'{kind}Scheduler')()
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            assert 'untranslated' not in from_diffusers(nn.Identity(), scheduler).notes, kind
+
+
+@pytest.mark.parametrize('config', [
+    dict(steps_offset=1, timestep_spacing='leading'), dict(use_karras_sigmas=True),
+    dict(use_exponential_sigmas=True), dict(use_beta_sigmas=True)])
+def test_what_we_do_not_redraw_is_noted_without_a_warning(config):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model = from_diffusers(nn.Identity(), scheduler_of('EulerDiscreteScheduler', **config))
+    name = next(iter(config))
+    assert [sentence.split('=')[0] for sentence in model.notes['untranslated']] == [name]
+
+
+def changed_scheduler(folder, **config):
+    "A folder of theirs with other settings of its scheduler"
+    fname = theirs(folder, 'ddpm')/'scheduler'/'scheduler_config.json'
+    fname.write_text(json.dumps({**json.loads(fname.read_text()), **config}))
+    return folder
+
+
+def test_the_scheduler_of_a_folder_is_looked_at_too(tmp_path):
+    with pytest.warns(UserWarning, match='steps_offset=1') as said:
+        model = from_diffusers(changed_scheduler(tmp_path/'a', steps_offset=1))
+    assert said[0].filename == __file__
+    again = load(save(tmp_path/'one.safetensors', model, **model.notes))
+    assert again.notes['untranslated'] == model.notes['untranslated']
+    with pytest.raises(ValueError, match='predict_epsilon=False'):
+        from_diffusers(changed_scheduler(tmp_path/'b', predict_epsilon=False))
+
+
+def test_thresholding_by_at_most_one_is_a_cut():
+    assert from_diffusers(nn.Identity(), scheduler_of(thresholding=True)).notes['sampling'] == dict(
+        clip=True, spacing='leading')
+    with pytest.warns(UserWarning, match='sample_max_value'):
+        model = from_diffusers(nn.Identity(), scheduler_of(thresholding=True, sample_max_value=2.))
+    assert model.notes['sampling']['clip'] == 'dynamic'
+
+
+def as_drawn_there(folder, calls=20, **config):
+    "Their DDIM images, the pipeline, and the noise it began with"
+    diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed')
+    unet = diffusers.UNet2DModel.from_pretrained(theirs(folder, 'ddpm'), subfolder='unet')
+    pipe = diffusers.DDIMPipeline(unet, diffusers.DDIMScheduler(**config))
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(2, generator=torch.Generator().manual_seed(1), num_inference_steps=calls,
+                  output_type='pt', use_clipped_model_output=True).images
+    noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return images, pipe, noise
+
+
+@pytest.mark.parametrize('config', [dict(steps_offset=1), dict(set_alpha_to_one=False),
+                                    dict(steps_offset=1, set_alpha_to_one=False)])
+def test_their_own_path_draws_their_images(tmp_path, config):
+    images, pipe, noise = as_drawn_there(tmp_path, **config)
+    with pytest.warns(UserWarning, match='their path'): model = from_diffusers(pipe)
+    other = generate(model, 2, start=noise, seeds=0, sampler=ddim, calls=20, progress=False,
+                     **model.notes['sampling'])
+    angles = step_angles(model.schedule)
+    end = angles[:1] if 'set_alpha_to_one' in config else torch.zeros(1)
+    stops = torch.cat([angles[pipe.scheduler.timesteps], end])
+    with torch.no_grad(): x = last(ddim(project(model, clamp()), noise, stops)).x
+    assert_close((x/2 + .5).clamp(0, 1), images, rtol=0, atol=1e-5)
+    assert (other/2 + .5 - images).abs().max() > 1e-3
+
+
+def test_their_own_limit_draws_their_images(tmp_path):
+    images, pipe, noise = as_drawn_there(tmp_path, clip_sample_range=2.)
+    with pytest.warns(UserWarning, match='clip_sample_range'): model = from_diffusers(pipe)
+    drawn = generate(project(model, clamp((-2., 2.))), 2, start=noise, seeds=0, sampler=ddim,
+                     calls=20, progress=False, clip=False, spacing='leading')
+    assert_close((drawn/2 + .5).clamp(0, 1), images, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('config', [dict(thresholding=True), dict(timestep_spacing='trailing')])
+def test_what_is_translated_draws_their_images(tmp_path, config):
+    images, pipe, noise = as_drawn_there(tmp_path, **config)
+    model = from_diffusers(pipe)
+    drawn = generate(model, 2, start=noise, seeds=0, sampler=ddim, calls=20, progress=False,
+                     **model.notes['sampling'])
+    assert_close(drawn/2 + .5, images, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('config, warns', [
+    (dict(), False), (dict(variance_type='fixed_large'), False),
+    (dict(clip_sample=False, timestep_spacing='trailing'), False),
+    (dict(timestep_spacing='linspace'), True),
+    (dict(thresholding=True, sample_max_value=2.), True)])
+def test_how_a_pipeline_samples_goes_out_as_it_came_in(tmp_path, config, warns):
+    folder = changed_scheduler(tmp_path/'in', **config)
+    assert warns == bool(untranslated(json.loads(
+        (folder/'scheduler'/'scheduler_config.json').read_text())))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        model = from_diffusers(folder)
+        out = to_diffusers(model, tmp_path/'out')
+        assert from_diffusers(out).notes['ddpm'] == model.notes['ddpm']
+    written = json.loads((out/'scheduler'/'scheduler_config.json').read_text())
+    for k, value in config.items():
+        if k != 'sample_max_value': assert written[k] == value
+
+
+def test_what_no_note_says_goes_out_as_usual(tmp_path):
+    said = scheduler_config(small())
+    assert (said['clip_sample'], said['timestep_spacing'], said['variance_type']) == (
+        True, 'trailing', 'fixed_small')
+    assert scheduler_config(small(), clip=False)['clip_sample'] is False
+    model = from_diffusers(changed_scheduler(tmp_path, clip_sample=False))
+    assert scheduler_config(model)['clip_sample'] is False
+    assert scheduler_config(model, clip=True)['clip_sample'] is True
+
+
+def test_a_pipeline_with_the_larger_variance_draws_the_same_after_its_round_trip(tmp_path):
+    diffusers = pytest.importorskip('diffusers', reason='diffusers is not installed')
+    model = from_diffusers(changed_scheduler(tmp_path/'in', variance_type='fixed_large'))
+    pipe = diffusers.DDPMPipeline.from_pretrained(to_diffusers(model, tmp_path/'out'))
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.scheduler.config.variance_type == 'fixed_large'
+    images = pipe(2, generator=torch.Generator().manual_seed(7), num_inference_steps=10,
+                  output_type='pt').images
+    assert_close(images, tensors['large.images'], rtol=0, atol=1e-5)
 
 
 # Out

@@ -683,7 +683,7 @@ def draw_losses(ax, e):
     curves = {'guess of mean and spread': (e.simple, '--', 'C7'), named(e): (e.loss, 'o-', 'C0'),
               f'{named(e)}, held-out items': (e.loss_held, 's', 'C1'),
               'last step': (e.loss_raw, 'x:', 'C2'),
-              'oracle of these items': (e.oracle, '-', 'k')}
+              'oracle of the data': (e.oracle, '-', 'k')}
     for name, (loss, style, colour) in curves.items():
         if loss is None: continue
         error = 2*loss.std(0)/len(loss)**.5

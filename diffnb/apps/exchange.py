@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['beta_kinds', 'target_of', 'unet_defaults', 'weights_name', 'schedule_of', 'step_angles', 'sampling_of', 'ddpm_of',
-           'block_types', 'obstacles', 'layer_names', 'weights_in', 'Timed', 'check_null', 'fetched', 'from_diffusers',
-           'differences', 'weights_out', 'unet_config', 'scheduler_config', 'to_diffusers', 'model_card', 'push_to_hub',
-           'SigmaDenoiser', 'to_sigma', 'AngleDenoiser', 'from_sigma']
+           'check_scheduler', 'untranslated', 'block_types', 'obstacles', 'layer_names', 'weights_in', 'Timed',
+           'check_null', 'fetched', 'from_diffusers', 'differences', 'weights_out', 'unet_config', 'scheduler_config',
+           'to_diffusers', 'model_card', 'push_to_hub', 'SigmaDenoiser', 'to_sigma', 'AngleDenoiser', 'from_sigma']
 
 # %% ../../nbs/apps/exchange.ipynb #af653aa5
 import inspect
@@ -24,7 +24,7 @@ from ..schedules import (
     betas, cosine_beta, from_betas, karras, linear_beta, quadratic_beta, rescale, timestep)
 from ..unet import UNet
 from ..denoiser import Denoiser, per_item, unwrap
-from ..kit.checks import check_callable, choose, steps_of, whole
+from ..kit.checks import check_callable, choose, steps_of, warn_caller, whole
 from ..kit.files import file_meta, header, write_tensors
 from .checkpoints import save
 from .families import DDPMUNet
@@ -98,19 +98,111 @@ def _read_scheduler(scheduler):
 def sampling_of(
     config:dict, # Of a scheduler
 )->dict:         # Settings of `generate`: `clip` and `spacing`
-    "How the pipeline would sample: what it clips, and which timesteps it visits (no steps_offset)"
+    "How the pipeline would sample, apart from what `untranslated` lists"
     clips = config.get('_class_name', 'DDPM').startswith(('DDPM', 'DDIM'))     # others never do
-    clip = 'dynamic' if config.get('thresholding') else config.get('clip_sample', clips)
-    if clip is True and config.get('clip_sample_range', 1) != 1: clip = False
+    clip = config.get('clip_sample', clips) and config.get('clip_sample_range', 1) == 1
+    if config.get('thresholding'):                # by at most 1, it is no more than a cut at ±1
+        clip = True if config.get('sample_max_value', 1) == 1 else 'dynamic'
     return dict(clip=clip, spacing=config.get('timestep_spacing', 'leading'))
 
 def ddpm_of(
     config:dict, # Of a scheduler
 )->dict:         # Settings of `generate` for `sampler=ddpm`: `clip`, `spacing` and `var`
-    """How a `DDPMPipeline` would sample, and the variance of its noise ('small' where the network
-    learnt its own). `ddpm` ends without noise; theirs adds some if 'fixed_large' and 'trailing'"""
+    "How a `DDPMPipeline` would sample, and the variance of its noise; see `untranslated`"
     large = str(config.get('variance_type')).startswith('fixed_large')
     return dict(sampling_of(config), var='large' if large else 'small')
+
+# %% ../../nbs/apps/exchange.ipynb #1c6c3268
+def _misread(c):
+    "Settings with which a network would be asked or read wrongly, and what to do"
+    if c.get('snr_shift_scale', 1) != 1:
+        yield 'snr_shift_scale', ('the noise of its timesteps is not that of its betas: give a '
+                                  'scheduler whose trained_betas lead to the same alphas_cumprod')
+    if c.get('timestep_type') == 'continuous' and c['prediction_type'] == 'v_prediction':
+        yield 'timestep_type', ('its network is told log(sigma)/4 instead of a timestep: give a '
+                                'module whose forward(x, t) translates that, and a scheduler with '
+                                "timestep_type='discrete'")
+    if c.get('use_flow_sigmas'):
+        yield 'use_flow_sigmas', ("its network is one of flow matching: make it Denoiser(Flow(net),"
+                                  " 'flow', flow), with the Flow of nbs/apps/exchange.ipynb")
+    if c.get('predict_epsilon') is False and c['prediction_type'] == 'epsilon':
+        yield 'predict_epsilon', ("which diffusers no longer reads: if the network answers with "
+                                  "the image, say prediction_type='sample'")
+
+def check_scheduler(
+    config:dict, # Of a scheduler
+):
+    "Raises ValueError for a setting with which its network would be asked or read wrongly"
+    c = dict(_class_name='this scheduler', prediction_type='epsilon') | config
+    for name, remedy in _misread(c):
+        raise ValueError(f'{c["_class_name"]} has {name}={c[name]!r}: {remedy}')
+
+
+# %% ../../nbs/apps/exchange.ipynb #204a937d
+_scheduler_defaults = dict( # What a `scheduler_config.json` means by what it leaves out
+    _class_name='DDPMScheduler', timestep_spacing='leading', steps_offset=0, set_alpha_to_one=True,
+    clip_sample_range=1, thresholding=False, sample_max_value=1, dynamic_thresholding_ratio=.995,
+    variance_type='fixed_small')
+
+_their_path = 'give the sampler their path: nbs/apps/exchange.ipynb, "Their own timesteps"'
+
+def untranslated(
+    config:dict, # Of a scheduler
+)->list:         # Sentences such as 'steps_offset=1: ...'; none for the usual schedulers
+    "What only the sampler of a scheduler reads, and ours does not: what differs, and the remedy"
+    c = _scheduler_defaults | config
+    found = *_other_timesteps(c), *_other_guesses(c), *_other_noise(c)
+    return [f'{name}={c[name]!r}: {what}' for name, what in found]
+
+def _redrawn(c):
+    "Is it a scheduler whose pipeline `ddim` and `ddpm` can follow?"
+    return c['_class_name'].startswith(('DDIM', 'DDPM'))
+
+def _other_timesteps(c):
+    "Settings with which their sampler visits other angles"
+    spacing = c['timestep_spacing']
+    if c['steps_offset'] and spacing == 'leading':
+        yield 'steps_offset', f'it is added to their timesteps, and not to ours; {_their_path}'
+    if not c['set_alpha_to_one'] and c['_class_name'].startswith('DDIM'):
+        yield 'set_alpha_to_one', ('their last step ends with the noise of timestep 0, ours '
+                                   f'without any; {_their_path}')
+    if spacing == 'linspace' and _redrawn(c):
+        yield 'timestep_spacing', ('their timesteps are rounded, ours rounded down, and the steps '
+                                   "of their DDIM end beside the next one; 'leading' is the same "
+                                   'in both')
+    for name in ('use_karras_sigmas', 'use_exponential_sigmas', 'use_beta_sigmas'):
+        if c.get(name):
+            yield name, ('their sampler visits other angles than these timesteps; those of Karras '
+                         'are path(karras(sigma=(low, high)), calls)')
+
+def _other_guesses(c):
+    "Settings with which it cuts off guesses elsewhere"
+    if c['thresholding']:
+        most, q = c['sample_max_value'], c['dynamic_thresholding_ratio']
+        if most == 1: return
+        yield 'sample_max_value', ('thresholding divides no guess by more than that, and ours by '
+                                   "whatever it takes (clip='dynamic'); clip=True only cuts at ±1")
+        if q != .995:
+            yield 'dynamic_thresholding_ratio', ("clip='dynamic' takes .995; for theirs: generate("
+                                                 f'project(model, dynamic({q})), clip=False)')
+    elif c.get('clip_sample', _redrawn(c)) and c['clip_sample_range'] != 1:
+        r = c['clip_sample_range']
+        yield 'clip_sample_range', (f'they cut guesses off at ±{r}, the notes say clip=False; for '
+                                    f'theirs: generate(project(model, clamp(({-r}, {r}))), '
+                                    'clip=False)')
+
+def _other_noise(c):
+    "Settings with which DDPM's adds other noise"
+    var = str(c['variance_type'])
+    if not c['_class_name'].startswith('DDPM'): return
+    if var.startswith('learned'):
+        yield 'variance_type', ("the variance that the network learnt is left out, and var='small' "
+                                'taken; ddim does without a variance')
+    if var.startswith('fixed_large') and (c['timestep_spacing'] == 'trailing' or c['steps_offset']):
+        yield 'variance_type', ('their last step is above timestep 0 and leaves noise in the '
+                                "images, ours never does; with timestep_spacing='leading' and "
+                                'steps_offset=0 both end without')
+
 
 # %% ../../nbs/apps/exchange.ipynb #3c5de870
 unet_defaults = dict( # What a `config.json` of a `UNet2DModel` means by what it leaves out
@@ -428,6 +520,7 @@ def _from_objects(unet, scheduler, null):
 # %% ../../nbs/apps/exchange.ipynb #61d7b3f9
 def _denoiser(config, weights, whole_net, schedule, scheduler, null):
     "A `Denoiser` around one of our networks, where it can be one, else around theirs"
+    check_scheduler(scheduler)
     kind = choose('prediction_type', scheduler.get('prediction_type', 'epsilon'), target_of)
     if config is None: net, shape = whole_net(), None
     else: shape = _shape_of(config)
@@ -436,7 +529,15 @@ def _denoiser(config, weights, whole_net, schedule, scheduler, null):
     else: net = _moved({**unet_defaults, **config}, weights(), schedule, null)
     model = Denoiser(net, kind, schedule, shape=shape)
     model.notes = dict(sampling=sampling_of(scheduler), ddpm=ddpm_of(scheduler))
+    if lost := untranslated(scheduler): _note_lost(model, scheduler, lost)
     return model
+
+def _note_lost(model, scheduler, lost):
+    "Keep the list of what is not translated, and warn where a pipeline could have been followed"
+    model.notes['untranslated'] = lost
+    if not _redrawn(_scheduler_defaults | scheduler): return
+    warn_caller("images drawn with model.notes will differ from the pipeline's, whose scheduler "
+                f'has {"; and ".join(lost)}')
 
 def _shape_of(config):
     "The shape of an image, where the config says it"
@@ -461,9 +562,10 @@ def from_diffusers(
     source,         # A pipeline, its folder, its name on the hub; or a UNet, and beside it
     scheduler=None, # the scheduler, of which betas and config are read
     null=None,      # The label that meant "no label" in training, often the last; None: none did
-)->Denoiser:        # In eval mode; `.notes`: how their pipelines would sample, as `ddpm_of` says
+)->Denoiser:        # In eval mode; `.notes`: how their pipelines would sample, for `generate`
     """A model of diffusers: our `DDPMUNet` with its weights where that has all of its settings,
-    else their network in a wrapper. Raises ValueError for anything but a UNet of images"""
+    else their network in a wrapper. Warns of settings that only their sampler reads, and raises
+    ValueError for networks and settings that cannot be translated"""
     if scheduler is not None: return _from_objects(source, scheduler, null)
     if isinstance(source, (str, Path)):
         folder = Path(source)
@@ -612,16 +714,24 @@ def unet_config(
 # %% ../../nbs/apps/exchange.ipynb #7e15c8b6
 def scheduler_config(
     model,     # A `Denoiser`
-    clip=True, # Shall their pipelines clip each guess?
+    clip=None, # As in `to_diffusers`
 )->dict:       # What their schedulers are made with
-    "The `scheduler_config.json` of a model of ours: betas by name, where theirs has one"
+    "The `scheduler_config.json` of a model: betas by name, where theirs has one; else as its notes"
+    said = dict(clip=True, spacing='trailing', var='small') | _noted(model)
+    if clip is None: clip = said['clip']
     schedule = sampling_schedule(model)
     T = getattr(schedule, 'T', None) or 1000
-    said = _their_betas(schedule) or dict(trained_betas=betas(schedule, T).tolist())
+    own = _their_betas(schedule) or dict(trained_betas=betas(schedule, T).tolist())
+    if clip == 'dynamic': own |= dict(thresholding=True, sample_max_value=100.)
     return dict(
-        _class_name='DDPMScheduler', _diffusers_version='0.30.0', num_train_timesteps=T, **said,
+        _class_name='DDPMScheduler', _diffusers_version='0.30.0', num_train_timesteps=T, **own,
         prediction_type={ours: theirs for theirs, ours in target_of.items()}[model.target],
-        clip_sample=clip, timestep_spacing='trailing', variance_type='fixed_small')
+        clip_sample=bool(clip), timestep_spacing=said['spacing'],
+        variance_type=f'fixed_{said["var"]}')
+
+def _noted(model):
+    "What the notes of a model say of DDPM's sampler, where it has any"
+    return getattr(model, 'notes', {}).get('ddpm', {})
 
 def _their_betas(schedule):
     "A schedule in their words, or None"
@@ -640,7 +750,7 @@ def _their_betas(schedule):
 def to_diffusers(
     model,     # A `Denoiser`, wrapped or not
     folder,    # Where to write; made where needed
-    clip=True, # Shall their pipelines clip each guess, as `generate` does?
+    clip=None, # Whether their pipelines clip each guess; None: as the notes say, or True
 )->Path:       # The folder: `DDPMPipeline.from_pretrained(folder)`
     "Write a model as a pipeline of diffusers. Raises ValueError with the list of what differs"
     found = differences(model)
@@ -711,7 +821,7 @@ def push_to_hub(
     name:str,      # Where it shall live, such as 'me/digits'
     notes='',      # As in `model_card`
     private=False, # For your eyes only?
-    clip=True,     # As in `to_diffusers`
+    clip=None,     # As in `to_diffusers`
     api=None,      # What uploads; None: huggingface_hub's `HfApi()`, which knows who you are
     license='',    # As in `model_card`
 )->str:            # Its address
