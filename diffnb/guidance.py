@@ -85,7 +85,6 @@ def _column(k, x):
         return k
     return k.to(x.device, x.dtype).view(-1, *[1]*(x.ndim - 1))
 
-# %% ../nbs/12_guidance.ipynb #d867cd0b
 def _twice(model, x, phi, y, null):
     "Both guesses, one after the other: without the label, and with it"
     return _ask(model, x, phi, null), model(x, phi, y)

@@ -182,10 +182,10 @@ def test_the_derivative_of_the_guess_is_a_covariance():
     assert_close(jacobian, a/s**2*cov)
 
 
-def test_the_cost_that_the_lesson_quotes():
+def test_the_cost_that_the_reference_quotes():
     cost = json.loads((root/'results/guidance.json').read_text(encoding='utf-8'))['ratio']
     assert cost['w = 2'] <= 2.05 and cost['w = 1'] <= 1.02
-    text = (root/'nbs/12_guidance.ipynb').read_text(encoding='utf-8')
+    text = (root/'nbs/reference/guidance.ipynb').read_text(encoding='utf-8')
     said = f"takes {cost['w = 2']:.2f} times as long as an unguided one"
     assert said in text and f"{cost['w = 2, 20 to 60 degrees']:.2f} (U-Net" in text
 
