@@ -181,7 +181,7 @@ def row(a, section, name, model, sampler, calls, spacing='leading', seed=0, pict
     note(a, section, {name: {
         **about(), 'calls': 2*steps - 1 if twice else steps, 'steps': steps, 'spacing': spacing,
         'n': n, 'sampling_seed': seed, 'training_seed': 0, 'fld': s.value, 'se': s.se,
-        'floor': s.floor, 'percent': s.percent, 'percent_se': common.percent_error(s),
+        'floor': s.floor, 'percent': s.percent, 'percent_se': s.percent_se,
         'debiased': s.debiased, 'spread': x.std().item(),
         'cpu_seconds': round(time.process_time() - start)}})
     if picture:
@@ -280,7 +280,7 @@ def shares(a):
                 s = meter(x)
                 note(a, 'shares', {key: dict(
                     **about(), n=a.n, calls=20, fld=s.value, se=s.se, floor=s.floor,
-                    percent=s.percent, percent_se=common.percent_error(s))})
+                    percent=s.percent, percent_se=s.percent_se)})
 
 
 def full(a):
