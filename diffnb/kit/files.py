@@ -77,7 +77,7 @@ def replace_file(temp, fname):
 
 @contextmanager
 def replacing(fname):
-    "A name to write under: what is complete there takes the place of `fname`, and half a file goes"
+    "A name to write under: a file that is complete there replaces `fname`, half a file is removed"
     temp = fname.with_name(f'.{uuid.uuid4().hex}.part')                   # no other writer has it
     try:
         yield temp
