@@ -183,7 +183,7 @@ def row(a, section, name, model, sampler, calls, spacing='leading', seed=0, pict
     note(a, section, {name: {
         **about(), 'calls': 2*steps - 1 if twice else steps, 'steps': steps, 'spacing': spacing,
         'n': n, 'sampling_seed': seed, 'training_seed': 0, 'fld': s.value, 'se': s.se,
-        'floor': s.floor, 'percent': s.percent, 'percent_se': common.percent_error(s),
+        'floor': s.floor, 'percent': s.percent, 'percent_se': s.percent_se,
         'debiased': s.debiased, 'spread': x.std().item(),
         'cpu_seconds': round(time.process_time() - start)}})
     if picture:
@@ -254,7 +254,7 @@ def best_row(a, name, model, labels, w, seed):
     note(a, 'best', {name: {
         **about(), 'w': w, 'calls': 20, 'n': a.n, 'sampling_seed': seed, 'training_seed': 0,
         'agreement': read.eq(labels).double().mean().item(), 'fld': s.value, 'se': s.se,
-        'floor': s.floor, 'percent': s.percent, 'percent_se': common.percent_error(s),
+        'floor': s.floor, 'percent': s.percent, 'percent_se': s.percent_se,
         'spread': x.std().item(), 'cpu_seconds': round(time.process_time() - start)}})
     fname = a.out/'cifar10'/f'best-{name}.png'.replace(' ', '_')
     common.keep_picture(fname, show_images(x[:40], cols=10, scale=2, pad=1), 128)
@@ -326,7 +326,7 @@ def shares(a):
                 s = meter(x)
                 note(a, 'shares', {key: dict(
                     **about(), n=a.n, calls=20, fld=s.value, se=s.se, floor=s.floor,
-                    percent=s.percent, percent_se=common.percent_error(s))})
+                    percent=s.percent, percent_se=s.percent_se)})
 
 
 def full(a):

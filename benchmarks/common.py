@@ -94,11 +94,6 @@ def keep_picture(fname, image, colours=None):
     image.save(fname, optimize=True)
 
 
-def percent_error(score):
-    "The standard error of a score's `percent`"
-    return 100*score.se/(score.ref.noise - score.floor)
-
-
 def needs_linux():
     "End with a clear line where the kernel's counters are not there"
     if not Path('/proc/self/status').exists():

@@ -49,8 +49,7 @@ def main():
         x = make()
         score = meter(x)
         row = dict(n=len(x), fld=score.value, se=score.se, floor=score.floor,
-                   percent=score.percent,
-                   percent_se=100*score.se/(score.ref.noise - score.floor))
+                   percent=score.percent, percent_se=score.percent_se)
         print(f"{name:<20} FLD {row['fld']:7.2f}   n = {row['n']:,}   "
               f"FLD% {row['percent']:6.2f} ± {row['percent_se']:.2f}", flush=True)
         change('faults', lambda record: record.update(

@@ -195,7 +195,7 @@ def measured(x, labels=None):
     real = to_float(load_data('mnist', 'test').x)[:min(len(x), 5000)]
     precision, recall = precision_recall(x[:5000], real)
     row = dict(fld=s.value, se=s.se, n=s.n, debiased=s.debiased, floor=s.floor, percent=s.percent,
-               percent_se=common.percent_error(s), precision=precision, recall=recall)
+               percent_se=s.percent_se, precision=precision, recall=recall)
     if labels is not None: row['agreement'] = per_class(x, labels).accuracy
     return row
 

@@ -115,13 +115,13 @@ def channel_stats(
     x = to_measure(data)
     axes = [axis for axis in range(x.ndim) if axis != 1]
     count = x.numel() // x.shape[1]
-    mean = sum(part.sum(axes) for part in _parts(x)) / count
+    mean = sum(part.sum(axes) for part in _pieces(x)) / count
     check_finite(mean, 'the data set')
-    squares = sum((part - per_axis(mean, x.ndim)).square().sum(axes) for part in _parts(x))
+    squares = sum((part - per_axis(mean, x.ndim)).square().sum(axes) for part in _pieces(x))
     std = (squares / count).sqrt()
     return dict(mean=mean.float(), std=torch.where(std > 1e-8, std, 1.).float())
 
-def _parts(x, n=2**19):
+def _pieces(x, n=2**19):
     "The items of x, about n numbers at a time, float64 on the CPU; bytes become [-1, 1]"
     for part in x.split(max(1, n//max(1, x[0].numel()))):
         part = part.cpu().double()

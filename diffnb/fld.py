@@ -55,7 +55,7 @@ class Stats(NamedTuple):
     cov:Tensor  # `(D, D)` float64, unbiased
     n:int       # How many points there were
 
-def _rows(f):
+def _as_rows(f):
     "Features, one row for each image, in float64 on the CPU"
     return check_rows(_double(f))
 
@@ -64,7 +64,7 @@ def stats(
     w=None,   # How often each point counts, `(N,)`; once when None
 )->Stats:     # In float64
     "Mean and unbiased covariance"
-    f = _rows(f)
+    f = _as_rows(f)
     w = None if w is None else _double(w)
     n = check_weights(w, f)
     mean = f.mean(0) if w is None else w@f/n
@@ -163,8 +163,6 @@ def features(
     "What the shipped LeNet sees in pictures: its last hidden layer"
     return in_batches(images, batch, evaluator()[0].features)
 
-_lenet = features
-
 def pixels(
     images,         # As for `features`
     batch:int=1000, # Pictures at a time
@@ -216,8 +214,7 @@ def _report(score):
     "The lines of a score's text"
     ref, floor = score.ref, 'floor unknown (real= gives one)'
     if score.floor is not None:
-        error = 100*score.se/(ref.noise - score.floor)
-        floor = f'floor {score.floor:.3g}: FLD% {score.percent:.2f} ± {error:.2f}'
+        floor = f'floor {score.floor:.3g}: FLD% {score.percent:.2f} ± {score.percent_se:.2f}'
     yield (f'FLD {score.value:.3g} ± {score.se:.2g}, n = {score.n:,} '
            f'(de-biased {score.debiased:.3g}); {floor}')
     features = 'own features' if score.own else 'fld-1'
@@ -248,6 +245,12 @@ class Score:
         "Where the value lies between the floor (0) and noise (100); None without a floor"
         if self.floor is None: return None
         return 100*(self.value - self.floor)/(self.ref.noise - self.floor)
+
+    @property
+    def percent_se(self):
+        "The standard error of `percent`; None without a floor"
+        if self.floor is None: return None
+        return 100*self.se/(self.ref.noise - self.floor)
 
     def __repr__(self): return '\n'.join(_report(self))
 
@@ -286,26 +289,28 @@ def calibrate(
     noisy:int=10_000,  # How many images of noise
 )->Reference:
     "Statistics, floor and noise level of a set of real images"
-    f = _rows(features(images))
+    f = _as_rows(features(images))
     check_more(f, f.shape[1])
     shape = whole('noisy', noisy, 2), *_tensor(images).shape[1:]
     static = torch.randn(shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     s = stats(f)
     noise = frechet(*stats(features(static))[:2], *s[:2])
-    floor = torch.empty(0, 2) if real is None else _table(_rows(features(real)), s)
+    floor = torch.empty(0, 2) if real is None else _table(_as_rows(features(real)), s)
     mark = hashlib.sha256(s.mean.numpy().tobytes() + s.cov.numpy().tobytes()).hexdigest()[:8]
     return Reference(name, s, noise, floor, f if len(f) < 2000 else f[:0], mark)
 
 # %% ../nbs/11_fld.ipynb #3a94baff
 class FLD:
     "Fréchet distance from real images in the features of the shipped LeNet, ready to be read"
+    features = staticmethod(features)
+
     def __init__(self,
         reference='mnist-test', # 'mnist-test', 'mnist-train' or 'digits'; or real images
         features=None,          # Features of your own, images -> `(N, D)`; the LeNet's when None
         real=None,              # With images of your own: other real images, which give the floor
     ):
         self.own = features is not None
-        self.features = features if self.own else _lenet
+        if self.own: self.features = features
         if isinstance(reference, str):
             known = evaluator()[1]
             check_reference(reference, known, self.own or real is not None)
@@ -319,7 +324,7 @@ class FLD:
     )->Score:       # Value, standard error, de-biased value, floor, FLD%
         "Measure images. Warns under 2,000"
         seed, r = whole('seed', seed, 0), self.ref
-        f = _rows(self.features(images))
+        f = _as_rows(self.features(images))
         check_more(f, len(r.stats.mean))
         if len(f) < 2000:
             warnings.warn(f'only {len(f):,} images: the value is mostly bias; '
@@ -353,7 +358,7 @@ def kid(
     features=features, # Features of your own, images -> `(N, D)`; the LeNet's by default
 )->Estimate:           # The distance, which may come out a little below 0, and its standard error
     "Unbiased squared kernel distance, cubic kernel (Binkowski et al. 2018)"
-    f, g = (_rows(features(x)) for x in (images, real))
+    f, g = (_as_rows(features(x)) for x in (images, real))
     check_each_at_least(f, g, 2)
     (ff, _), (gg, _), (fg, gf) = _likeness(f, f), _likeness(g, g), _likeness(f, g)
     var = 4*(ff - fg).var()/len(f) + 4*(gg - gf).var()/len(g)
@@ -381,7 +386,7 @@ def precision_recall(
     features=features, # Features of your own, images -> `(N, D)`; the LeNet's by default
 )->Quality:            # For real images both are about .8 to .9, not 1
     "How many images look real, and how much of reality they cover (arXiv:1904.06991)"
-    f, g = (_rows(features(x)).float() for x in (images, real))
+    f, g = (_as_rows(features(x)).float() for x in (images, real))
     k = whole('k', k, 1)
     check_each_at_least(f, g, k + 1, f', more than k={k}')
     return Quality(_inside(f, g, _reach(g, k)), _inside(g, f, _reach(f, k)))
@@ -415,7 +420,7 @@ def nearest(
     features=features, # Features of your own, images -> `(N, D)`; `pixels` compares pixels
 )->Nearest:            # Distances are Euclidean, in the features
     "Is a model nearer to its training images than it should be?"
-    f, a, b = (_rows(features(x)).float() for x in (images, train, test))
+    f, a, b = (_as_rows(features(x)).float() for x in (images, train, test))
     (to_a, index), (to_b, _) = _closest(f, a), _closest(f, b)
     share = (to_a < to_b).double().mean().item()
     return Nearest(to_a, to_b, index, share, len(a)/(len(a) + len(b)))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from .angle import Guess, rates, unmix
 from .denoiser import unwrap
 from .kit.checks import (
-    as_limits, check_amount, check_callable, check_fixed, check_has_contrast, check_labels,
-    check_limits, check_losses, check_unbound, expand_cond, as_number, as_pair)
+    as_limits, as_number, as_pair, ask_denoiser, check_amount, check_callable, check_fixed,
+    check_has_contrast, check_labels, check_limits, check_losses, check_unbound, expand_cond)
 
 # %% ../nbs/12_guidance.ipynb #fdd145a9
 def unwrap_denoiser(
@@ -46,10 +46,6 @@ class Wrapped:
     def __repr__(self):
         inner = repr(self.inner) if isinstance(self.inner, Wrapped) else type(self.inner).__name__
         return f'{self.ask.__qualname__.split(".")[0]} around {inner}'
-
-def _ask(denoise, x, phi, cond=None):
-    "Denoisers without labels take two arguments"
-    return denoise(x, phi) if cond is None else denoise(x, phi, cond)
 
 # %% ../nbs/12_guidance.ipynb #1947d843
 def given(
@@ -87,7 +83,7 @@ def _column(k, x):
 
 def _twice(model, x, phi, y, null):
     "Both guesses, one after the other: without the label, and with it"
-    return _ask(model, x, phi, null), model(x, phi, y)
+    return ask_denoiser(model, x, phi, null), model(x, phi, y)
 
 def _doubled(model, x, phi, y, null):
     "Both guesses in one batch of double size"
@@ -127,7 +123,7 @@ def guide(
 def _guided(model, x, phi, y, null, k, rescale):
     "The guess at weight k on the line from the one without the label to the one with it"
     if isinstance(k, float) and k == 0:
-        return _ask(model, x, phi, null)
+        return ask_denoiser(model, x, phi, null)
     if isinstance(k, float) and k == 1:
         return model(x, phi, y)
     both = _twice if x.device.type == 'cpu' else _doubled
@@ -161,7 +157,7 @@ def project(
     "Correct the clean half of every guess, and the noisy half with it"
     check_callable('fix', fix, 'a function x0 -> x0, such as clamp(model)')
     def ask(x, phi, cond):
-        fixed = check_fixed(fix(_ask(denoise, x, phi, cond).x0), x)
+        fixed = check_fixed(fix(ask_denoiser(denoise, x, phi, cond).x0), x)
         return unmix(x, fixed.to(x.dtype), phi, 'x0')
     return Wrapped(denoise, ask)
 
@@ -218,7 +214,7 @@ def _slope(denoise, loss, x, phi, cond):
     deeper = x.requires_grad and torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         z = x if deeper else x.detach().clone().requires_grad_()
-        guess = _ask(denoise, z, phi, cond)
+        guess = ask_denoiser(denoise, z, phi, cond)
         each = check_losses(loss(guess.x0), x)
         slope, = torch.autograd.grad(each.sum(), z, create_graph=deeper)
     if not deeper:

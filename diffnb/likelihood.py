@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from typing import NamedTuple
 from .angle import combine, rates
-from .kit.checks import check_floats, in_eval_mode, step_pairs, warn_unless_noise, whole
+from .kit.checks import (
+    ask_denoiser, check_floats, in_eval_mode, step_pairs, warn_unless_noise, whole)
 
 # %% ../nbs/15_likelihood.ipynb #976903b9
 def velocity(
@@ -22,7 +23,7 @@ def velocity(
 )->Tensor:     # `cos(phi)*eps - sin(phi)*x0`, shaped as `x`
     "`dx/dphi`: where the mixture moves as the angle grows (Salimans & Ho, arXiv:2202.00512)"
     a, s = rates(phi, x)
-    guess = denoise(x, phi) if cond is None else denoise(x, phi, cond)
+    guess = ask_denoiser(denoise, x, phi, cond)
     return combine(-s, guess.x0, a, guess.eps)
 
 # %% ../nbs/15_likelihood.ipynb #9a90484c

@@ -10,24 +10,25 @@ import itertools
 import math
 import torch
 from torch import Tensor
+from typing import NamedTuple
 from .angle import Guess, rates, unmix
 from .kit.checks import (
     as_angles, check_noise_rate, check_same_items, check_means, class_numbers)
 
 # %% ../nbs/03_oracle.ipynb #dcaaf5e7
-def _rows(means, numbers=2**22):
+def _at_once(means, numbers=2**22):
     "How many of the means are about so many numbers"
     return max(1, numbers//means[0].numel())
 
 def _blocks(means, z, numbers=2**22):
     "The means, flat, on the device of `z` and in its precision, in blocks of about so many numbers"
-    for block in means.flatten(1).split(_rows(means, numbers)):
+    for block in means.flatten(1).split(_at_once(means, numbers)):
         yield block.to(z)
 
 def _multiplied(z, means, log_w, a, var):
     "Logits by one matrix product, and what is left out of them: float64 survives the subtraction"
     parts = []
-    for m, w in zip(_blocks(means, z), log_w.split(_rows(means))):
+    for m, w in zip(_blocks(means, z), log_w.split(_at_once(means))):
         size = (m**2).sum(1)
         parts.append(torch.addmm(w - a**2/(2*var)*size, a/var*z, m.T))
     logits = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
@@ -43,6 +44,14 @@ def _differences(z, means, log_w, a, var):
     return (near - far)/(2*var) + log_w, -near/(2*var)
 
 # %% ../nbs/03_oracle.ipynb #07a5e521
+class _Evidence(NamedTuple):
+    "What a mixture of Gaussians finds out about items before it guesses"
+    logits:Tensor # How likely each item comes from each blob, `(B, K)`, up to what is left out
+    rest:Tensor   # What they leave out, `(B, 1)`
+    a:Tensor      # Signal rate, a number or `(B, 1)`
+    var:Tensor    # Variance of a blob once it is mixed with noise, a number or `(B, 1)`
+    z:Tensor      # The items, flat, in the precision of all this, `(B, D)`
+
 class Mixture:
     "The exact denoiser for data that is a mixture of equal round Gaussians (at `std=0`, of points)"
     classes = 0                    # it knows no labels
@@ -59,8 +68,8 @@ class Mixture:
             weights = torch.as_tensor(weights, dtype=torch.float64)
         self.log_w = weights.cpu().double().log()
 
-    def _logits(self, x, phi):
-        "Log-likelihoods `(B, K)`, what they leave out `(B, 1)`, signal rate, variance, flat items"
+    def _evidence(self, x, phi):
+        "Flatten a block of items, and hold them against every blob"
         on_cpu = x.device.type == 'cpu'
         kind = torch.float64 if on_cpu else torch.promote_types(x.dtype, torch.float32)
         z = x.flatten(1).to(kind)                                        # (B, D)
@@ -69,20 +78,20 @@ class Mixture:
         var = a**2*self.std**2 + s**2
         var = var.clamp_min(1e-20) if isinstance(var, Tensor) else max(var, 1e-20)
         parts = _multiplied if kind == torch.float64 else _differences
-        return *parts(z, self.means, self.log_w.to(z), a, var), a, var, z
+        return _Evidence(*parts(z, self.means, self.log_w.to(z), a, var), a, var, z)
 
     def logits(self, x, phi):
         "Log-likelihoods of every item to come from each blob, `(B, K)`, up to one constant an item"
         as_angles(phi, x)
-        logits = self._logits(x, phi)[0]
+        logits = self._evidence(x, phi).logits
         return (logits - logits.amax(1, True)).to(x.dtype)
 
     def _guess(self, x, phi):
-        "The best guess for a block of items, in the precision of `_logits`"
-        logits, _, a, var, z = self._logits(x, phi)
-        weights = logits.softmax(1).split(_rows(self.means), 1)
-        mean = sum(w@m for w, m in zip(weights, _blocks(self.means, z)))  # (B, D)
-        return unmix(z, mean + a*self.std**2/var*(z - a*mean), phi, 'x0')
+        "The best guess for a block of items, in the precision of the evidence"
+        e = self._evidence(x, phi)
+        weights = e.logits.softmax(1).split(_at_once(self.means), 1)
+        mean = sum(w@m for w, m in zip(weights, _blocks(self.means, e.z)))  # (B, D)
+        return unmix(e.z, mean + e.a*self.std**2/e.var*(e.z - e.a*mean), phi, 'x0')
 
     def __call__(self,
         x:Tensor,  # Mixtures, `(B, ...)`
@@ -102,11 +111,12 @@ class Mixture:
     )->Tensor:    # `(B,)`
         "Log density of the noisy mixtures at angle `phi`"
         as_angles(phi, x)
-        logits, rest, _, var, z = self._logits(x, phi)
+        e = self._evidence(x, phi)
+        var = e.var
         if not isinstance(var, Tensor):
-            var = torch.full((len(x), 1), var, dtype=z.dtype, device=z.device)
-        norm = .5*x[0].numel()*torch.log(2*math.pi*var[:, 0]) + self.log_w.to(z).logsumexp(0)
-        return (logits.logsumexp(1) + rest[:, 0] - norm).to(x.dtype)
+            var = torch.full((len(x), 1), var, dtype=e.z.dtype, device=e.z.device)
+        norm = .5*x[0].numel()*torch.log(2*math.pi*var[:, 0]) + self.log_w.to(e.z).logsumexp(0)
+        return (e.logits.logsumexp(1) + e.rest[:, 0] - norm).to(x.dtype)
 
 # %% ../nbs/03_oracle.ipynb #be244ef1
 def mixture(

@@ -90,6 +90,11 @@ def ddpm(
     yield Step(x, guess.x0, nxt)
 
 # %% ../nbs/05_samplers.ipynb #428490a1
+def renoised(x, now, nxt, randn):
+    "The mixture at a larger angle: some of its noise is new"
+    a, s = rates(now, x)                      # any pair that explains x will do: (a*x, s*x) is one
+    return mix(a*x, refresh(s*x, now, nxt, 1., randn), nxt)
+
 def churned(x, now, nxt, rise, churn_range, randn):
     "The mixture where a falling step begins, with sigma raised by the share `rise`; and its angle"
     low, high = churn_range
@@ -98,8 +103,7 @@ def churned(x, now, nxt, rise, churn_range, randn):
     hat = (now.tan()*(1 + rise)).atan()
     if hat <= now:
         return x, hat
-    a, s = rates(now, x)                      # any pair that explains x will do: (a*x, s*x) is one
-    return mix(a*x, refresh(s*x, now, hat, 1., randn), hat), hat
+    return renoised(x, now, hat, randn), hat
 
 # %% ../nbs/05_samplers.ipynb #67ccc819
 @sampler

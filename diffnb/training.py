@@ -22,8 +22,8 @@ from .kit.checks import (
     split_batch, stable_seed, whole, whole_numbers)
 from .kit.pictures import to_float
 from .kit.steps import (
-    Clock, adamw, as_decay, as_optimiser, generator_on, mode_switch, of_all_ranks, own_dice,
-    prepare, resting, set_rates, shorten, watch_for)
+    Clock, adamw, as_decay, as_optimiser, averaging, backward, generator_on, mode_switch,
+    of_all_ranks, own_dice, prepare, resting, set_rates, shorten, watch_for)
 
 # %% ../nbs/10_training.ipynb #e3f631c4
 class StepNoise(NamedTuple):
@@ -166,16 +166,14 @@ def gradients(
 )->Tensor:             # `(B,)`: the loss of each item
     "Forward and backward: afterwards the weights hold the gradient of the mean loss"
     items, size = [], math.ceil(len(x0)/accumulate)
-    backward = Tensor.backward if accelerator is None else accelerator.backward
     half = torch.autocast(x0.device.type, precision) if precision else nullcontext()
     for first in range(0, len(x0), size):
         part = slice(first, first + size)
         phi, eps, y, perturbation = (None if t is None else t[part] for t in d)
-        alone = accelerator is None or part.stop >= len(x0)        # the last part averages them
-        with nullcontext() if alone else accelerator.no_sync(model.net):
+        with averaging(model, accelerator, part.stop >= len(x0)):
             with half:
                 loss = model.loss(x0[part], y, phi, eps, kind, weight, perturbation)
-            backward(loss.sum()/len(x0))
+            backward(loss.sum()/len(x0), accelerator)
         items.append(loss.detach())
     return torch.cat(items)
 
@@ -307,15 +305,14 @@ def smooth(
         out.append(d*out[-1] + (1 - d)*v if out else v)
     return out
 
-def curves(history):
+def curves(logs):
     "Steps, losses, (step, loss) of validations, and the latest items with their angles"
-    if not isinstance(history, list): return history.curves()
     count, latest = 0, []
-    for log in reversed(history):
+    for log in reversed(logs):
         if count < 20_000: latest.insert(0, log)
         count += len(log.items)
     items = torch.cat([log.items for log in latest]), torch.cat([log.phi for log in latest])
-    return [log.step for log in history], [log.loss for log in history], [], items
+    return [log.step for log in logs], [log.loss for log in logs], [], items
 
 # %% ../nbs/10_training.ipynb #39e486c1
 def show_losses(
@@ -329,7 +326,8 @@ def show_losses(
     if fig is None: fig = plt.figure(figsize=(9, 2.8), layout='constrained')
     fig.clear()
     left, right = fig.subplots(1, 2)
-    steps, loss, valid, items = curves(history)
+    told = curves(history) if isinstance(history, list) else history.curves()
+    steps, loss, valid, items = told
     left.plot(steps, loss, color='C0', alpha=.25, lw=.7)
     left.plot(steps, smooth(loss), color='C0', label='training, smoothed')
     if valid: left.plot(*zip(*valid), 'o-', ms=3, color='C1', label='validation')

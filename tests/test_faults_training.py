@@ -265,7 +265,7 @@ class Elsewhere(TorchDispatchMode):
 def test_data_on_another_device_than_the_model():
     model = small(mean=[0., 1.]).to('meta')
     assert runs.check_fit(model, points, 16, None) is None
-    assert runs.steps_of(points, 5, None, 16) == 5 and runs.steps_of(points, None, 2, 16) == 8
+    assert runs.run_length(points, 5, None, 16) == 5 and runs.run_length(points, None, 2, 16) == 8
 
 
 def test_no_float64_where_there_is_none():

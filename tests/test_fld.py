@@ -1,5 +1,6 @@
 """The instrument as a file: it is the one that everybody has, it refuses to be changed, and it
 measures what it should"""
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -94,6 +95,13 @@ def test_images_from_zero_to_one_are_noticed(digits):
 def test_the_size_of_a_batch_and_the_number_of_threads_do_not_matter(digits):
     torch.testing.assert_close(fld.features(digits, batch=7), fld.features(digits), rtol=1e-4,
                                atol=1e-4)
+
+
+def test_the_error_in_percent_is_that_of_the_value(digits):
+    score = fld.FLD()(digits)
+    further = dataclasses.replace(score, value=score.value + score.se)
+    assert score.percent_se == pytest.approx(further.percent - score.percent)
+    assert dataclasses.replace(score, floor=None).percent_se is None
 
 
 def test_scores_of_different_references_do_not_mix(digits):

@@ -15,7 +15,7 @@ from diffnb.data import spiral
 from diffnb.denoiser import Denoiser
 from diffnb.apps.runs import fit
 from diffnb.apps import checkpoints, runs
-from diffnb.apps.optim import optimisers
+from diffnb.apps.optim import Muon, optimisers
 from diffnb.kit import files
 from diffnb.kit.checks import Diverged
 from diffnb.unet import MLP
@@ -408,16 +408,26 @@ def test_modes_are_switched_at_once_and_as_the_network_wants():
     assert not net.training and not net.drop.training
 
 
+def test_muon_leaves_the_gradients_that_it_was_given():
+    net = torch.nn.Linear(16, 32)
+    net(torch.ones(4, 16)).square().sum().backward()
+    before = [(p.clone(), p.grad.clone()) for p in net.parameters()]
+    Muon(net.parameters()).step()
+    for p, (was, grad) in zip(net.parameters(), before):
+        assert p.grad.equal(grad) and not p.equal(was)
+
+
 def test_one_reader_of_the_table_sees_whole_lines(tmp_path):
-    from diffnb.apps.runs import History, Table
-    history = History()
-    table = Table(tmp_path, history, 0)
+    from diffnb.apps.runs import Table, kept_rows
+    fname = tmp_path/'log.csv'
+    table = Table(fname)
     for i in range(50):
         table.add(dict(step=i + 1, loss=1/3, lr=.1, norm=2/3, speed=1e5/7))
-        lines = (tmp_path/'log.csv').read_bytes().split(b'\r\n')
+        lines = fname.read_bytes().split(b'\r\n')
         assert lines[-1] == b'' and len(lines) == i + 3
     table.close()
-    (tmp_path/'log.csv').open('ab').write(b'51,0.3')  # a torn line
-    Table(tmp_path, history, 50).close()
-    assert len(history) == 50 and (tmp_path/'log.csv').read_bytes().count(b'\r\n') == 51
+    fname.open('ab').write(b'51,0.3')  # a torn line
+    rows = kept_rows(fname, 50)
+    Table(fname, rows).close()
+    assert len(rows) == 50 and fname.read_bytes().count(b'\r\n') == 51
     assert not list(tmp_path.glob('.*.part'))

@@ -53,21 +53,21 @@ def _build(cfg, known):
                          f'{e or type(e).__name__}') from None
 
 # %% ../../nbs/apps/checkpoints.ipynb #187339bd
-def _plain(name): return name.replace('_orig_mod.', '')
+def _uncompiled(name): return name.replace('_orig_mod.', '')
 
 def plain_state(
     module, # A network, a model or an average of one, compiled or not
 )->dict:    # Its `state_dict`, under the names that it would have if nothing in it were compiled
     "The numbers of a module that the compiler may have wrapped, for a file that does not show it"
-    return {_plain(k): t for k, t in module.state_dict().items()}
+    return {_uncompiled(k): t for k, t in module.state_dict().items()}
 
 def load_plain(
     module, # A network, a model or an average of one, compiled or not
     state,  # What `plain_state`, or `state_dict`, returned of one like it, compiled or not
 )->None:
     "Put numbers in under the names that a module has now. Raises RuntimeError as load_state_dict"
-    own = {_plain(k): k for k in module.state_dict()}
-    module.load_state_dict({own.get(_plain(k), k): t for k, t in state.items()})
+    own = {_uncompiled(k): k for k in module.state_dict()}
+    module.load_state_dict({own.get(_uncompiled(k), k): t for k, t in state.items()})
 
 def _plain_names(model):
     "The weights under the names that the bare model knows"

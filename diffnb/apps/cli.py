@@ -281,25 +281,25 @@ def main(
     return 130 if stopped == 'interrupted' else code
 
 # %% ../../nbs/apps/cli.ipynb #02571d3f
-def opened(o, device):
+def model_named(name, weights, device):
     "The model, averaged or as the last step left it"
     from diffnb.apps.checkpoints import load
     from diffnb.apps.runs import RunFolder, raw_weights
-    require(o.model, 'MODEL is missing: a model file, the folder of a run, or mnist, mnist-labels')
-    require(not Path(o.model).is_dir() or RunFolder(o.model).holds_run(),
-            f'{o.model} is a folder without a run in it: give the folder of a run, or a model file')
-    model = load(o.model)
-    if o.weights == 'raw': model.net.load_state_dict(raw_weights(o.model))
-    require(model.shape, f'{o.model} does not know the shape of its items: it was never trained')
+    require(name, 'MODEL is missing: a model file, the folder of a run, or mnist, mnist-labels')
+    require(not Path(name).is_dir() or RunFolder(name).holds_run(),
+            f'{name} is a folder without a run in it: give the folder of a run, or a model file')
+    model = load(name)
+    if weights == 'raw': model.net.load_state_dict(raw_weights(name))
+    require(model.shape, f'{name} does not know the shape of its items: it was never trained')
     return model.to(device)
 
-def ordered(o, model):
+def ordered(o, name, model):
     "How many pictures, and the label of each (None: unconditional)"
     from diffnb.kit.checks import label_numbers
     guided = o.w is not None or getattr(o, 'interval', None) is not None
     each, n = getattr(o, 'per_label', None), o.n or 10_000
     require(model.classes or o.labels in (None, 'none') and not guided and not each,
-            f'labels, per_label, w, interval: {o.model} knows no labels, so leave them out')
+            f'labels, per_label, w, interval: {name} knows no labels, so leave them out')
     if not model.classes or o.labels == 'none':
         require(not guided, "w, interval: guidance needs labels, and labels are 'none'")
         require(not each, 'per_label: there are no labels: say how many with --n')
@@ -307,7 +307,7 @@ def ordered(o, model):
     some = o.labels if isinstance(o.labels, list) else list(range(model.classes))
     some = label_numbers(model, some)
     require(max(some) < model.classes, f'labels: {max(some)} is not one of the {model.classes} '
-            f'classes of {o.model}: 0 to {model.classes - 1}, and -1 for no label')
+            f'classes of {name}: 0 to {model.classes - 1}, and -1 for no label')
     n = each*len(some) if each else n
     return n, [some[i % len(some)] for i in range(n)]
 
@@ -395,10 +395,11 @@ class Drawing(Settings):
     progress: Flag = True       # Show a bar
 
 # %% ../../nbs/apps/cli.ipynb #829cb4fc
-def draw(o, model, n, cond, given, team):
+def fill_folder(o, model, n, cond, given, team):
     "Fill a folder with pictures, each process its share"
     from diffnb.apps.generation import Gallery, row_length, sample_rows
-    from diffnb.apps.runs import sweep, write_json
+    from diffnb.apps.runs import sweep
+    from diffnb.kit.files import write_json
     how, folder, main = draw_settings(o, model, cond), room_for(o), team.is_main_process
     rows = sample_rows(model, n, o.mode, cond, o.strip, given, o.refine, o.seed, o.bs,
                        team.process_index, team.num_processes, o.progress and main, **how)
@@ -453,14 +454,14 @@ class Sample(Drawing):
         from diffnb.apps.runs import workers
         check_sample(self)
         team, device = workers(self.device)
-        model, given = opened(self, device), None
+        model, given = model_named(self.model, self.weights, device), None
         require(len(model.shape) == 3 or self.mode == 'sample',
                 f'mode: {self.mode} needs images, and {self.model} makes points')
-        n, cond = ordered(self, model)
+        n, cond = ordered(self, self.model, model)
         if self.mode == 'reconstruct':
             given, known = inputs(self, model, n)
             if self.labels is None: cond = known
-        return draw(self, model, n, cond, given, team)
+        return fill_folder(self, model, n, cond, given, team)
 
 # %% ../../nbs/apps/cli.ipynb #61d77071
 commands['sample'] = Sample
@@ -485,10 +486,10 @@ def sampled(o):
     from diffnb.apps.runs import workers
     from diffnb.data import Images
     from diffnb.kit.pictures import to_uint8
-    o.model = o.images.removeprefix('model:')
-    model = opened(o, workers(o.device)[1])
+    name = o.images.removeprefix('model:')
+    model = model_named(name, o.weights, workers(o.device)[1])
     require(len(model.shape) == 3, f'{o.images} makes points, and FLD measures images')
-    n, cond = ordered(o, model)
+    n, cond = ordered(o, name, model)
     x = generate(model, n, cond, seeds=o.seed, batch=o.bs, progress=o.progress,
                  **draw_settings(o, model, cond))
     return Images(to_uint8(x), None if cond is None else torch.tensor(cond))
@@ -507,7 +508,7 @@ def check_fld(o):
         o.unused('on images that are there',
                  'sampler calls labels w weights bs device precision compile')
 
-def judge(o):
+def meter_for(o):
     "The evaluator for a reference"
     from diffnb.fld import FLD
     if o.reference in ('mnist-test', 'mnist-train', 'digits'): return FLD(o.reference)
@@ -560,9 +561,9 @@ class Fld(Drawing):
 
     def run(self):
         "Measure, and return the `Score`. Raises ValueError for settings that do not go together"
-        from diffnb.apps.runs import write_json
+        from diffnb.kit.files import write_json
         check_fld(self)
-        measure = judge(self)
+        measure = meter_for(self)
         x = sampled(self) if is_model(self.images) else named_images(self, self.images, self.n)
         warn_of_colours(x.x)
         score = measure(x)
@@ -609,13 +610,13 @@ def data_to_diagnose(o, model):
     return data, items(like, 'all' if Path(o.valid).exists() else 'test', o.valid, **how)
 
 # %% ../../nbs/apps/cli.ipynb #1fe5571e
-Run = tyro.conf.Positional[kind('a run or a model', 'RUN', string)]
+RunName = tyro.conf.Positional[kind('a run or a model', 'RUN', string)]
 
 # %% ../../nbs/apps/cli.ipynb #e47962c7
 @dataclass
 class Diagnose(Settings):
     "What is wrong with a run, and what to change. Without RUN: where diffnb runs, for bug reports."
-    model: Run = None           # The folder of a run, a model file, or mnist, mnist-labels
+    model: RunName = None       # The folder of a run, a model file, or mnist, mnist-labels
     data: Text = None           # What it was trained on (training part); diffnb train has noted it
     # What it has not seen: a data set (its test part), folder, array; diffnb train has noted it
     valid: Text = None

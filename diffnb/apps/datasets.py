@@ -114,37 +114,40 @@ def _nchw(a, where, black=None):
 
 # %% ../../nbs/apps/datasets.ipynb #03764812
 _instead = "use split='valid' with valid=.1, and the same valid= for split='train'"
-_keys = dict(x=('x', 'images', 'data', 'arr_0'), y=('y', 'labels'),
-             names=('names', 'label_names', 'class_names'))
+_usual_keys = dict(x=('x', 'images', 'data', 'arr_0'), y=('y', 'labels'),
+                   names=('names', 'label_names', 'class_names'))
 
-def _some(names):
+def _few(names):
     "The first few of many names, and how many more"
     names = [str(name) for name in names]
     more = f' and {len(names) - 5} more' if len(names) > 5 else ''
     return ', '.join(names[:5]) + more
 
-def _find(arrays, what, part):
+def _array_key(arrays, what, part):
     "The name, with _train or _test, of the array that is there, or None"
     plain = part == 'train' or what == 'names'          # these may do without _train
-    usual = [k for name in _keys[what] for k in (f'{name}_{part}', name) if plain or k != name]
+    usual = [k for name in _usual_keys[what] for k in (f'{name}_{part}', name)
+             if plain or k != name]
     return next((k for k in usual if k in arrays), None)
 
-def _has_test(arrays): return _find(arrays, 'x', 'test') is not None
+def _has_test(arrays): return _array_key(arrays, 'x', 'test') is not None
 
 # %% ../../nbs/apps/datasets.ipynb #210967eb
+def _shared_black(arrays, where):
+    "Which number is black in the pictures of both parts; None where they are bytes"
+    keys = [_array_key(arrays, 'x', part) for part in ('train', 'test')]
+    pictures = [arrays[k] for k in keys if k]
+    if any(a.dtype.kind == 'f' for a in pictures): return _black(*_range(pictures), where)
+
 def _array_part(arrays, part, where):
     "A dict of arrays -> the Images of one part"
     if part == 'test' and not _has_test(arrays):
         raise ValueError(f'{where}: has no test part: {_instead}')
-    x, y, names = (arrays.get(_find(arrays, what, part)) for what in _keys)
+    x, y, names = (arrays.get(_array_key(arrays, what, part)) for what in _usual_keys)
     if x is None:
         raise ValueError(f'{where}: holds {", ".join(arrays)}: '
                          'call the images x, and their labels y')
-    keys = [_find(arrays, 'x', p) for p in ('train', 'test')]
-    pictures = [arrays[k] for k in keys if k]
-    black = None
-    if any(a.dtype.kind == 'f' for a in pictures): black = _black(*_range(pictures), where)
-    x = _nchw(x, where, black)
+    x = _nchw(x, where, _shared_black(arrays, where))
     y = None if y is None else as_labels(y, len(x), where)
     names = None if names is None else [as_text(s) for s in names.ravel().tolist()]
     if names and y is not None and y.max() >= len(names):
@@ -182,7 +185,7 @@ def _labels_beside(fname, x):
         except Exception: continue
         if y.ndim in (1, 2) and len(y) == len(x): fitting.append(f)
     if len(fitting) > 1:
-        warn_caller(f'{fname}: left aside {_some(f.name for f in fitting)}: only one of them can '
+        warn_caller(f'{fname}: left aside {_few(f.name for f in fitting)}: only one of them can '
                     'hold the labels. Save numpy.savez(fname, x=x, y=y)')
     return np.load(fitting[0], allow_pickle=False) if len(fitting) == 1 else None
 
@@ -191,13 +194,13 @@ def _array_file(fname, part):
     arrays = _arrays(fname)
     y = _labels_beside(fname, next(iter(arrays.values())))
     if y is not None: arrays['y'] = y
-    known = [_find(arrays, what, p) for what in _keys for p in ('train', 'test')]
+    known = [_array_key(arrays, what, p) for what in _usual_keys for p in ('train', 'test')]
     aside = [f'{k} {a.shape}' for k, a in arrays.items() if k not in known]
     parts = [part]
     if part == 'all': parts = ['train', 'test'] if _has_test(arrays) else ['train']
     data = _join([_array_part(arrays, p, fname) for p in parts])
     if aside:
-        warn_caller(f'{fname}: left aside {_some(aside)}: images are read from x, labels from y, '
+        warn_caller(f'{fname}: left aside {_few(aside)}: images are read from x, labels from y, '
                     'their names from names. Save them so, with numpy.savez(fname, x=x, y=y)')
     return data
 
@@ -277,7 +280,7 @@ def _role(name):
     roles = {role for role, usual in _roles.items() if set(words) & set(usual)}
     return (roles.pop() if len(roles) == 1 else None), len(words) == 1
 
-def _parts(names):
+def _named_parts(names):
     "Which of these folders are parts of a set: {name: role}; empty when they are classes"
     roles = {name: _role(name)[0] for name in names}
     roles = {name: role for name, role in roles.items() if role}
@@ -288,17 +291,17 @@ def _parts(names):
 def _check_depth(folder, inner):
     "Raises ValueError where the parts lie one folder deeper"
     for d in inner:
-        deep = _parts(_folders(folder/d))
+        deep = _named_parts(_folders(folder/d))
         if len(set(deep.values())) > 1:
             raise ValueError(f'{folder/d}: holds the parts {", ".join(deep)}: give load_data '
                              'the path of the folder that holds them, with the classes inside '
                              'each part')
 
-def _homes(folder):
+def _part_folders(folder):
     "The folders that hold the parts: {'train': folder}, or folder/train and folder/test"
     if not folder.is_dir(): raise ValueError(f'no folder {folder.absolute()}: check the path')
     inner = _folders(folder)
-    roles = _parts(inner)
+    roles = _named_parts(inner)
     if not roles:
         _check_depth(folder, inner)
         return dict(train=folder)
@@ -317,12 +320,12 @@ def _homes(folder):
     return homes
 
 # %% ../../nbs/apps/datasets.ipynb #51c5668a
-def _check_names(names, where):
+def _check_classes(names, where):
     "Raises ValueError for names that no class should have"
     hidden = [name for name in names if _hidden(name)]
     if hidden:
         raise ValueError(f'{where}: {hidden[0]} is no class, but a folder of the system: delete it')
-    parts = _parts(names)
+    parts = _named_parts(names)
     if len(set(parts.values())) > 1:
         raise ValueError(f'{where}: {", ".join(parts)} are parts of a set, not classes: '
                          'give the path of one')
@@ -341,7 +344,7 @@ def _aside(files):
     read = (*_endings, *_papers)
     other = [f for f in files if f.suffix.lower() not in read and f.stem.lower() not in papers]
     if not other: return ''
-    return (f'left aside {_some(other)}: pictures are read from files ending in '
+    return (f'left aside {_few(other)}: pictures are read from files ending in '
             f'{" ".join(_endings)} (convert HEIC, AVIF and others to PNG or JPEG), '
             'and labels from the names of the folders alone')
 
@@ -363,16 +366,16 @@ def _check_folder(folder, pick, names, aside):
     if names and loose:
         raise ValueError(f'{loose[0]} lies beside the class folders {", ".join(names[:5])}: '
                          'move it into one of them')
-    _check_names(names, folder)
+    _check_classes(names, folder)
     if aside: warn_caller(f'{folder}: {aside}')
     spoken = [] if names else _spoken(loose)
     if spoken:
         warn_caller(f'{folder}: no labels, although the names of the files begin with '
-                    f'{_some(spoken)}: if these are classes, move the files into a folder for each')
+                    f'{_few(spoken)}: if these are classes, move the files into a folder for each')
 
 def _folder(folder, part):
     "A folder of images -> its files with their labels"
-    homes = _homes(folder)
+    homes = _part_folders(folder)
     if part not in ('all', *homes):
         instead = _instead if part == 'test' else f'give the path of {homes["test"]}'
         raise ValueError(f'{folder}: has no {part} part: {instead}')
@@ -403,7 +406,7 @@ def _with_bar(idx):
     from fastprogress import progress_bar
     return progress_bar(idx, leave=False)
 
-def _read(files, idx, size, channels, where):
+def _read_files(files, idx, size, channels, where):
     "Open, crop and resize some of the files -> Images"
     xs, ys = [], []
     for i in _with_bar(idx):
@@ -508,23 +511,15 @@ def hold_out(
     return tuple(_at(data, idx) for idx in _hold(len(data.x), share, seed))
 
 # %% ../../nbs/apps/datasets.ipynb #59b7a1b9
-_readers = { # the name of a set, the ending of a file, or 'folder' -> what reads it, usual size
-    'digits': (lambda name, part, root, download: _digits(part), 16),
-    **{name: (_downloaded, known.size) for name, known in _downloads.items()},
-    **dict.fromkeys(('.npy', '.npz'), (lambda path, part, *_: _array_file(path, part), None)),
-    'folder': (lambda path, part, *_: _folder(path, part), None)}
-
-def _source(name, part, root, download):
+def _looked_up(name, part, root, download):
     "Images or files to open, and the size when none is asked for"
     path = Path(root or '.')/Path(name).expanduser()
-    kind = 'folder' if path.is_dir() and path.suffix not in _readers else path.suffix
-    if name in ('digits', *_downloads): kind = path = name
-    if kind not in _readers:
-        raise ValueError(f'{str(name)!r} is neither a known set nor a folder or an .npy or .npz '
-                         f'file (looked at {path.absolute()}): known are digits, '
-                         f'{", ".join(_downloads)}')
-    read, size = _readers[kind]
-    return read(path, part, root, download), size
+    if name == 'digits': return _digits(part), 16
+    if name in _downloads: return _downloaded(name, part, root, download), _downloads[name].size
+    if path.suffix in ('.npy', '.npz'): return _array_file(path, part), None
+    if path.is_dir(): return _folder(path, part), None
+    raise ValueError(f'{str(name)!r} is neither a known set nor a folder or an .npy or .npz file '
+                     f'(looked at {path.absolute()}): known are digits, {", ".join(_downloads)}')
 
 def _choose(count, split, valid, n, seed):
     "Which of `count` items make the split"
@@ -558,10 +553,10 @@ def load_data(
     if split == 'valid' and not valid:
         raise ValueError("split='valid' needs a share, such as valid=.1; "
                          "give the same to split='train', so that they do not overlap")
-    source, usual = _source(name, 'train' if split == 'valid' else split, root, download)
+    source, usual = _looked_up(name, 'train' if split == 'valid' else split, root, download)
     size = usual if size is None else size
     idx = _choose(len(source[0]), split, valid, n, seed)
-    if isinstance(source, _Files): return _read(source, idx, size, channels, name)
+    if isinstance(source, _Files): return _read_files(source, idx, size, channels, name)
     data = _at(source, idx)
     x = to_channels(data.x, channels)
     return data._replace(x=x if size is None else to_size(x, size))
@@ -591,7 +586,7 @@ def _stack(items):
 
 def _check_set(dataset, flip):
     "A look at some of the items, from all over the set"
-    _check_names([str(name) for name in getattr(dataset, 'classes', None) or []], 'stream')
+    _check_classes([str(name) for name in getattr(dataset, 'classes', None) or []], 'stream')
     some = [dataset[int(i)] for i in np.linspace(0, len(dataset) - 1, min(len(dataset), 8)).round()]
     x, _ = _stack(some)
     check_items(x, flip)

@@ -25,7 +25,7 @@ from ..schedules import (
 from ..unet import UNet
 from ..denoiser import Denoiser, per_item, unwrap
 from ..kit.checks import check_callable, choose, steps_of, warn_caller, whole
-from ..kit.files import file_meta, header, write_tensors
+from ..kit.files import file_meta, header, write_json, write_tensors
 from .checkpoints import save
 from .families import DDPMUNet
 from .generation import sampling_schedule
@@ -765,14 +765,10 @@ def to_diffusers(
     write_tensors(folder/'unet'/f'{weights_name}.safetensors', theirs, file_meta('weights'))
     parts = dict(unet=['diffusers', 'UNet2DModel'], scheduler=['diffusers', 'DDPMScheduler'])
     index = dict(_class_name='DDPMPipeline', _diffusers_version='0.30.0', **parts)
-    _write_json(folder/'model_index.json', index)
-    _write_json(folder/'unet'/'config.json', config)
-    _write_json(folder/'scheduler'/'scheduler_config.json', scheduler_config(model, clip))
+    write_json(folder/'model_index.json', index)
+    write_json(folder/'unet'/'config.json', config)
+    write_json(folder/'scheduler'/'scheduler_config.json', scheduler_config(model, clip))
     return folder
-
-def _write_json(fname, what):
-    fname.parent.mkdir(parents=True, exist_ok=True)
-    fname.write_text(json.dumps(what, indent=1) + '\n', encoding='utf-8')
 
 # %% ../../nbs/apps/exchange.ipynb #d58b6a14
 def model_card(

@@ -26,7 +26,7 @@ from ..editing import invert, slerp
 from ..kit.checks import (
     check_finite_images, check_labels, check_process, check_settings, check_unguided, choose,
     in_eval_mode, label_numbers, seeds_for, whole)
-from ..kit.files import replace_file
+from ..kit.files import replacing
 from ..kit.pictures import show_images, to_float, to_uint8
 from .optim import product_dtype
 
@@ -109,7 +109,7 @@ def conditioned(
     return project(model, dynamic(limits=limits) if clip == 'dynamic' else clamp(limits))
 
 # %% ../../nbs/apps/generation.ipynb #87ad794a
-def home(model, device=None):
+def place_of(model, device=None):
     "Device and dtype of a model; for any other denoiser, the device that was asked for"
     mean = getattr(unwrap_denoiser(model), 'mean', None)
     if isinstance(mean, Tensor): return mean.device, mean.dtype
@@ -188,7 +188,7 @@ def trajectory(
 )->Iterator[Step]:  # In the model's own coordinates: `slider(steps, decode=model.decode)`
     "One batch from noise to images, step by step; every setting is checked at once"
     model, noise = unwrap_denoiser(model), seeded(seeds)
-    x = begin(noise, start, item_shape(model, shape, clip), *home(model, device))
+    x = begin(noise, start, item_shape(model, shape, clip), *place_of(model, device))
     calls, sampler = manner(model, calls, sampler)
     if eta is None and sampler is dpmpp: eta = 1.
     if eta is not None: more['eta'] = eta
@@ -246,7 +246,7 @@ def sample_batches(
     model, seeds = unwrap_denoiser(model), choose_seeds(n, seeds)
     n, cond = len(seeds), label_numbers(model, cond)
     calls, sampler = manner(model, calls, sampler)
-    if batch is None: batch = 32 if home(model, more.get('device'))[0].type == 'cpu' else 256
+    if batch is None: batch = 32 if place_of(model, more.get('device'))[0].type == 'cpu' else 256
     parts = batch_slices(n, whole('batch', batch, 1), rank, world)
     conditioned(model, cond, w, clip, more.get('rescale', 0.))          # does it fit, for all n?
     ours = inspect.signature(trajectory).parameters
@@ -415,12 +415,10 @@ class Gallery:
             grid = show_images(some, cols=10) if square else show_images(some, cols=1, scale=1)
             grid.save(self.folder/'grid.png')
         if 'npz' in self.save or rows.ndim == 2:
-            temp = self.folder/'.npz.part'
-            with zipfile.ZipFile(temp, 'w') as z:
+            with replacing(self.folder/'samples.npz') as temp, zipfile.ZipFile(temp, 'w') as z:
                 z.write(self.file, 'x.npy')
                 if self.labels:
                     with z.open('y.npy', 'w') as f:
                         np.lib.format.write_array(f, np.array(self.labels))
-            replace_file(temp, self.folder/'samples.npz')
         del rows                                      # Windows deletes no file in use
         self.file.unlink()

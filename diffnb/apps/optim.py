@@ -47,12 +47,15 @@ class Muon(torch.optim.AdamW):
     def step(self, closure=None):
         "Take a step"
         loss = None if closure is None else torch.enable_grad()(closure)()
+        moved = []
         for group in self.param_groups:
             for p in group['params']:
                 if p.grad is None or p.ndim < 2 or min(p.flatten(1).shape) < self.least: continue
                 self.move(p, group['lr'], group['weight_decay'])
+                moved.append((p, p.grad))
                 p.grad = None                                 # AdamW passes by
         super().step()
+        for p, grad in moved: p.grad = grad
         return loss
 
     def move(self, p, lr, decay):

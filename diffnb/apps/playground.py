@@ -28,7 +28,7 @@ from .generation import (
 _samplers = dict(dpmpp=dpmpp, ddim=ddim, ddpm=ddpm, heun=heun, turns=turns)
 _with_eta = 'dpmpp', 'ddim', 'turns'
 
-def _known_labels(model):
+def _label_count(model):
     "How many labels one can ask for: 0 where there are none, or where one is bound already"
     try: conditioned(model, 0, clip=False)
     except ValueError: return 0
@@ -41,7 +41,7 @@ def _has_learnt(model):
 # %% ../../nbs/apps/playground.ipynb #d7548ba1
 def _label_choices(model):
     "(words, label) of the entries of the menu; -1 is no label, -2 one of each"
-    classes, names = _known_labels(model), getattr(model, 'names', None)
+    classes, names = _label_count(model), getattr(model, 'names', None)
     choices = [('no label', -1)] + [(str(names[k] if names else k), k) for k in range(classes)]
     if classes > 1: choices.append(('one of each' if classes <= 16 else 'one of each, 0 to 15', -2))
     return choices
@@ -76,7 +76,7 @@ def _controls(W, model):
 def _order(model, v, n, shape):
     "The arguments of `trajectory`, from the values of the controls"
     each = v['label'] == -2
-    labels = list(range(min(_known_labels(model), 16))) if each else v['label']
+    labels = list(range(min(_label_count(model), 16))) if each else v['label']
     count = len(labels) if each else n
     order = dict(seeds=[v['seed'] + i for i in range(count)], calls=v['calls'], shape=shape,
                  sampler=_samplers[v['sampler']], clip=len(shape) == 3)

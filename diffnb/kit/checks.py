@@ -8,18 +8,18 @@ __all__ = ['as_real', 'whole', 'whole_numbers', 'as_number', 'choose', 'as_pair'
            'check_order', 'check_items', 'as_xy', 'check_curve', 'warn_unless_noise', 'check_settings', 'warn_caller',
            'stable_seed', 'check_times', 'check_name_is_free', 'check_betas', 'steps_of', 'check_calls', 'check_angles',
            'as_angles', 'as_radians', 'check_means', 'check_same_items', 'check_noise_rate', 'check_path', 'step_pairs',
-           'check_sampling', 'network_of', 'in_eval_mode', 'sampler', 'check_seeds', 'seeds_for', 'check_batch',
-           'check_ran', 'check_drawing', 'check_frames', 'check_several', 'check_named', 'check_bytes', 'check_images',
-           'check_steps', 'check_trajectories', 'feature_count', 'check_sinusoidal', 'freq_settings', 'check_has_steps',
-           'activation', 'whole_list', 'check_split', 'check_resamples', 'check_per_item', 'check_input',
-           'check_multiple', 'picture_cond', 'per_channel', 'check_channels', 'to_measure', 'check_network',
-           'check_names', 'cfg_of', 'check_training', 'check_denoiser', 'check_droppable', 'check_takes_turn',
-           'check_teacher', 'check_unguided', 'trainable_weights', 'check_iterable', 'split_batch', 'split_labels',
-           'Diverged', 'refuse_step', 'check_measurable', 'check_rows', 'check_weights', 'check_gaussians',
-           'check_more', 'check_each_at_least', 'read_instrument', 'check_reference', 'check_same_reference',
-           'check_digits', 'classes_of', 'label_rows', 'label_numbers', 'check_takes_labels', 'check_labels',
-           'expand_cond', 'check_unbound', 'check_amount', 'check_has_contrast', 'check_fixed', 'as_limits',
-           'check_limits', 'check_losses', 'check_pictures', 'check_partner', 'check_mask', 'expand_mask',
+           'check_sampling', 'network_of', 'ask_denoiser', 'in_eval_mode', 'sampler', 'check_seeds', 'seeds_for',
+           'check_batch', 'check_ran', 'check_drawing', 'check_frames', 'check_several', 'check_named', 'check_bytes',
+           'check_images', 'check_steps', 'check_trajectories', 'feature_count', 'check_sinusoidal', 'freq_settings',
+           'check_has_steps', 'activation', 'whole_list', 'check_split', 'check_resamples', 'check_per_item',
+           'check_input', 'check_multiple', 'picture_cond', 'per_channel', 'check_channels', 'to_measure',
+           'check_network', 'check_names', 'cfg_of', 'check_training', 'check_denoiser', 'check_droppable',
+           'check_takes_turn', 'check_teacher', 'check_unguided', 'trainable_weights', 'check_iterable', 'split_batch',
+           'split_labels', 'Diverged', 'refuse_step', 'check_measurable', 'check_rows', 'check_weights',
+           'check_gaussians', 'check_more', 'check_each_at_least', 'read_instrument', 'check_reference',
+           'check_same_reference', 'check_digits', 'classes_of', 'label_rows', 'label_numbers', 'check_takes_labels',
+           'check_labels', 'expand_cond', 'check_unbound', 'check_amount', 'check_has_contrast', 'check_fixed',
+           'as_limits', 'check_limits', 'check_losses', 'check_pictures', 'check_partner', 'check_mask', 'expand_mask',
            'check_falling', 'check_renoises', 'check_channel_weights', 'check_channel_count', 'check_trained',
            'check_on_path', 'check_directions', 'check_shares', 'check_not_opposite', 'check_finite_images']
 
@@ -446,6 +446,10 @@ def network_of(denoise):
         denoise = getattr(denoise, 'inner', getattr(denoise, 'func', None))
     return denoise
 
+def ask_denoiser(denoise, x, phi, cond=None):
+    "The guess of a denoiser: one without labels takes two arguments"
+    return denoise(x, phi) if cond is None else denoise(x, phi, cond)
+
 def in_eval_mode(denoise):
     "The same denoiser, called in eval mode; after each call every module has its own mode back"
     net = network_of(denoise)
@@ -453,7 +457,7 @@ def in_eval_mode(denoise):
     def ask(x, phi, cond=None):
         training = [m for m in net.modules() if m.training]
         for m in training: m.training = False
-        try: return denoise(x, phi) if cond is None else denoise(x, phi, cond)
+        try: return ask_denoiser(denoise, x, phi, cond)
         finally:
             for m in training: m.training = True
     return ask

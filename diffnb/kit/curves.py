@@ -56,7 +56,7 @@ class Schedule:
     @property
     def cfg(self):
         "Name and settings as JSON would have them: `from_cfg` reads it"
-        return dict(name=self.name, **{k: _plain(v) for k, v in self.settings.items()})
+        return dict(name=self.name, **{k: _as_json(v) for k, v in self.settings.items()})
     def __reduce__(self):
         entry = getattr(schedules.get(self.name), 'fn', None)
         if _address(entry) == _address(self.fn): return from_cfg, (self.cfg,)
@@ -70,11 +70,11 @@ class Schedule:
         return f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in self.bound.items())})"
 
 # %% ../../nbs/kit/curves.ipynb #c0d7e4bb
-def _plain(v):
+def _as_json(v):
     "A setting as JSON would have it"
     if hasattr(v, 'tolist'): return v.tolist()
     if isinstance(v, Schedule): return v.cfg
-    return [_plain(o) for o in v] if isinstance(v, (tuple, list)) else v
+    return [_as_json(o) for o in v] if isinstance(v, (tuple, list)) else v
 
 def _frozen(v):
     "A setting that can be a key of a dict"

@@ -38,13 +38,13 @@ def web_file(name):
     return (files('diffnb')/'kit'/'web'/name).read_text(encoding='utf-8')
 
 def _words(name, shot):
-    "(caption as HTML, alt text) of one step"
+    "(caption as HTML, alt text as it is read) of one step"
     step, deg, sigma = step_words(shot)
     head = f'{name}: ' if name else ''
     alt = (f'{head}step {step.replace("/", " of ")}, {deg} degrees, sigma {sigma}. '
            'Above, the mixture x; below, the guess of x0')
     sign = sigma.replace('inf', '&infin;')
-    return f'step <b>{step}</b>   {deg:>5}&deg;   &sigma; {sign}', html.escape(alt)
+    return f'step <b>{step}</b>   {deg:>5}&deg;   &sigma; {sign}', alt
 
 def _figure(name, shot, scale, script=''):
     "One step as HTML: the picture, its caption, its alt text; a script that runs when it is there"
@@ -52,8 +52,8 @@ def _figure(name, shot, scale, script=''):
     width, height = shot.pic.width*scale, shot.pic.height*scale
     head = f'<b>{html.escape(name)}</b>' if name else ''
     rows = '<div class="diffnb-rows"><span>x</span><span>x&#770;<sub>0</sub></span></div>'
-    return (f'<figure>{head}{rows}<img src="{data_url(shot.pic)}" alt="{alt}" width="{width}" '
-            f'height="{height}" decoding="sync" onload="{html.escape(script)}">'
+    return (f'<figure>{head}{rows}<img src="{data_url(shot.pic)}" alt="{html.escape(alt)}" '
+            f'width="{width}" height="{height}" decoding="sync" onload="{html.escape(script)}">'
             f'<figcaption>{words}</figcaption></figure>')
 
 # %% ../../nbs/kit/scrubber.ipynb #ddcf6b81
@@ -66,19 +66,21 @@ def still(
     "A small animated PNG with 16 grey levels: fewer frames, then smaller ones, until it fits"
     n, limit = whole('n', n, 2, of='frames'), whole('limit', limit, 1, of='bytes')
     ms = as_number('ms', ms, 1, of='milliseconds')
-    chosen = _some(frames, min(n, len(frames)))
-    content = _animated([f.convert('L').point(lambda v: round(v/17)*17) for f in chosen], ms)
-    size = len(content)
-    if size <= limit: return content
-    if len(chosen) > 4:
-        fewer = min(len(chosen) - 1, len(chosen)*limit//size)
-        return still(frames, max(4, fewer), limit, ms)
-    w, h = (int(side*min(.9, (limit/size)**.5)) for side in chosen[0].size)
-    if min(w, h) < 8:
-        raise ValueError(f'limit={limit}: not even small frames fit into so many bytes; allow more')
-    return still([f.resize((w, h)) for f in chosen], n, limit, ms)
+    chosen = _evenly(frames, min(n, len(frames)))
+    while True:
+        content = _animated([f.convert('L').point(lambda v: round(v/17)*17) for f in chosen], ms)
+        size = len(content)
+        if size <= limit: return content
+        if len(chosen) > 4:
+            chosen = _evenly(frames, max(4, min(len(chosen) - 1, len(chosen)*limit//size)))
+            continue
+        w, h = (int(side*min(.9, (limit/size)**.5)) for side in chosen[0].size)
+        if min(w, h) < 8:
+            raise ValueError(f'limit={limit}: not even small frames fit into so many bytes; '
+                             'allow more')
+        chosen = [f.resize((w, h)) for f in chosen]
 
-def _some(frames, n):
+def _evenly(frames, n):
     "n of the frames, evenly spaced, the first and the last among them"
     return [frames[round(i)] for i in np.linspace(0, len(frames) - 1, n)]
 
@@ -91,7 +93,7 @@ def _animated(frames, ms):
     return out.getvalue()
 
 # %% ../../nbs/kit/scrubber.ipynb #5aafad22
-def _controls(W, last, ms, start):
+def _buttons(W, last, ms, start):
     "Play button, slider of the step, slider of the pace"
     play = W.Play(value=start, min=0, max=last, interval=ms)
     step = W.IntSlider(start, 0, last, description='step', readout=False,
@@ -100,7 +102,7 @@ def _controls(W, last, ms, start):
         layout=W.Layout(width='320px'), tooltip='How long a frame is shown when playing')
     return play, step, pace
 
-def _rows(reel):
+def _frames_as_html(reel):
     "The HTML of every frame"
     script = web_file('widget.js')
     figures = {name: {i: _figure(name, s, reel.scale, script) for i, s in shots.items()}
@@ -121,7 +123,7 @@ def _opening(reel, at):
     return off.index(min(off))
 
 # %% ../../nbs/kit/scrubber.ipynb #3c4ed279
-@functools.lru_cache(1)
+@functools.cache
 def scrubber_class():
     "The widget class; made on first use, since ipywidgets is heavy"
     import ipywidgets as W
@@ -129,15 +131,15 @@ def scrubber_class():
         "A slider over finished pictures: the browser moves them, the kernel is not asked"
         def __init__(self, reel, ms, at):
             start, wide = _opening(reel, at), W.Layout(width='100%', overflow='visible')
-            self.play, self.slider, self.pace = _controls(W, len(reel.frames) - 1, ms, start)
-            rows = [W.HTML(row, layout=wide) for row in _rows(reel)]
+            self.play, self.slider, self.pace = _buttons(W, len(reel.frames) - 1, ms, start)
+            rows = [W.HTML(row, layout=wide) for row in _frames_as_html(reel)]
             self.stack = W.Stack(rows, selected_index=start, layout=wide)
             style = f'<style>{web_file("widget.css")}</style>'
             self.note = W.HTML(f'{style}<small>{reel.note}</small>', layout=wide)
             self.links = [W.jslink((self.play, 'value'), (self.slider, 'value')),
                           W.jslink((self.slider, 'value'), (self.stack, 'selected_index')),
                           W.jslink((self.pace, 'value'), (self.play, 'interval'))]
-            frames = _some(reel.frames, min(16, len(reel.frames)))
+            frames = _evenly(reel.frames, min(16, len(reel.frames)))
             film = [frame_picture(reel, f) for f in frames]
             self.fallback = still(film, limit=36_000, ms=600)        # slow enough to look at
             bar = W.HBox([self.play, self.slider, self.pace], layout=W.Layout(flex_flow='row wrap'))
@@ -157,9 +159,9 @@ def _shades(pic, n):
     return pic.point(lambda v: round(round(v*(n - 1)/255)*255/(n - 1)))
 
 def _step_data(name, shot):
-    "What the page's script must know of a step; it sets the alt text, so that is not escaped"
+    "What the page's script must know of a step"
     words, alt = _words(name, shot)
-    return dict(words=words, alt=html.unescape(alt), src=data_url(shot.pic))
+    return dict(words=words, alt=alt, src=data_url(shot.pic))
 
 def _safe(data):
     "JSON in which no name can end the script, or begin another"
@@ -189,7 +191,7 @@ def _dull(reel, shades):
 
 def _thin(reel, n):
     "The reel with n of its frames"
-    frames = _some(reel.frames, n)
+    frames = _evenly(reel.frames, n)
     shots = {name: {i: those[i] for i in sorted({f[k] for f in frames})}
              for k, (name, those) in enumerate(reel.shots.items())}
     words = f'{n} of {len(reel.frames)} frames, to keep the file small'

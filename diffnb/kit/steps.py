@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['generator_on', 'own_dice', 'mode_switch', 'resting', 'adamw', 'as_optimiser', 'set_rates', 'as_decay', 'Watch',
-           'reads_every', 'Clock', 'prepare', 'watch_for', 'shorten', 'of_all_ranks']
+           'reads_every', 'Clock', 'prepare', 'watch_for', 'backward', 'averaging', 'shorten', 'of_all_ranks']
 
 # %% ../../nbs/kit/steps.ipynb #d70dd07b
 import time
 import torch
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from torch import nn
 from .checks import as_real, refuse_step, trainable_weights
 
@@ -139,6 +139,16 @@ def watch_for(model, opt, accelerator):
     "A `Watch` that looks as often as the device and the optimiser make it necessary"
     scaler, bare = getattr(accelerator, 'scaler', None), getattr(opt, 'optimizer', opt)
     return Watch(bare, reads_every(bare, model.mean.device, scaler), scaler)
+
+def backward(loss, accelerator):
+    "Add the gradient of a loss to that of the weights; an accelerator scales it for float16"
+    if accelerator is None: loss.backward()
+    else: accelerator.backward(loss)
+
+def averaging(model, accelerator, last):
+    "Gradients are averaged between processes with the last micro-batch, not with those before"
+    if accelerator is None or last: return nullcontext()
+    return accelerator.no_sync(model.net)
 
 def shorten(opt, clip, accelerator):
     "Clip the gradient; its length before, 0-dim"
