@@ -90,6 +90,23 @@ def test_the_nearest_are_shown(stored, shown):
     assert shows(shown, 'photographs held out', *ends)
 
 
+def test_the_training_on_crops_is_shown_and_told(stored, shown):
+    names = {'ddim': 'DDIM', 'dpmpp': 'DPM++', 'fresh': 'DPM++, eta 1'}
+    looks = {k: r for k, r in stored['crops'].items() if k != 'real'}
+    assert [*looks] == ['500', '1000', '2000', '3500', '5000']
+    for steps, r in looks.items():
+        for key, label in names.items():
+            told = (f"{r[key]['kid']:.3f} ± {r[key]['se']:.3f}", f"{100*r[key]['share']:.0f} %")
+            assert shows(shown, steps, label, *told), f'{steps}, {key}: run the notebook again'
+    text = '\n'.join(map(source, cells('projects/flowers.ipynb')))
+    first, last = (looks[k]['fresh'] for k in ('500', '5000'))
+    kids = [f"{r['kid']:.3f} ± {r['se']:.3f}".replace('0.', '.') for r in (first, last)]
+    assert f'{kids[0]} and {kids[1]} with `eta=1`' in text
+    shares = [f"{100*looks[k]['fresh']['share']:.0f}" for k in ('500', '2000', '3500', '5000')]
+    assert '{} % after 500 steps and {}, {} and {} %'.format(*shares) in text
+    assert f"from {first['first']:.1f} down to {last['first']:.1f}" in text
+
+
 def test_every_picture_of_the_long_run_is_there():
     says = 'is not in results/flowers yet'
     notebook = cells('projects/flowers.ipynb')
