@@ -126,10 +126,9 @@ def test_bins_and_bits():
 
 @pytest.mark.parametrize('number, right, wrong', [
     (1, -543.4, [543.4, -.693, 0]),
-    (2, lambda dims: math.sqrt(dims)*torch.eye(dims),
-     [torch.eye, lambda dims: torch.ones(1, dims)]),
     (2, lambda dims: torch.cartesian_prod(*[torch.tensor([-1., 1.])]*dims),
-     [lambda dims: torch.ones(dims, dims)]),
+     [torch.eye, lambda dims: torch.ones(1, dims), lambda dims: torch.ones(dims, dims),
+      lambda dims: math.sqrt(dims)*torch.eye(dims)]),
     (3, -3.466, [3.466, -.693])])
 def test_exercises(number, right, wrong):
     assert judge('likelihood', number, right) is None
