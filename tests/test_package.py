@@ -135,6 +135,12 @@ def test_the_lowest_versions_are_those_of_the_settings():
         assert pin[:len(low)] == low and set(pin[len(low):]) <= {'0'}, (name, bound, pins[name])
 
 
+def test_a_state_without_tensors_can_be_read_again(tmp_path):
+    "Notes and no tensor: safetensors before 0.4.4 writes a file that nothing can read"
+    from diffnb.kit.files import load_state, save_state
+    assert load_state(save_state(tmp_path/'s.safetensors', {'step': 7})) == {'step': 7}
+
+
 def test_the_named_pythons_begin_with_the_lowest():
     assert settings['python_versions'].split()[0] == settings['min_python']
 

@@ -27,6 +27,13 @@ def test_every_make_target_that_it_names_exists():
     assert named and named <= targets, named - targets
 
 
+def test_extras_are_quoted_as_every_shell_reads_them():
+    "zsh expands bare brackets, PowerShell splits at a bare comma, cmd keeps single quotes"
+    for name in ('README.md', 'CONTRIBUTING.md'):
+        extras = re.findall(r'-e (\S*\[[^]`]*\S*)', (root/name).read_text(encoding='utf-8'))
+        assert extras and all(re.match(r'"\.\[[a-z,]+\]"', e) for e in extras), (name, extras)
+
+
 def test_every_file_that_it_names_exists():
     text = (root/'README.md').read_text(encoding='utf-8')
     files = re.findall(r'\]\((nbs/[^)]+)\)', text) + re.findall(r'blob/main/([^)]+)\)', text)

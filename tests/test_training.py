@@ -48,7 +48,7 @@ def start(folder, *args, steps=STEPS, **env):
 
 
 def finish(p):
-    out, err = p.communicate(timeout=120)
+    out, err = p.communicate(timeout=600)
     assert p.returncode == 0, err
     return out
 
