@@ -61,7 +61,8 @@ def test_what_the_page_says_of_other_seeds():
     text = '\n'.join(map(source, cells('projects/mnist.ipynb')))
     def three(calls):
         found = [r['percent'] for name, r in stored['seeds'].items()
-                 if r['calls'] == calls and name.endswith('digits 0')]
+                 if r['calls'] == calls and name.endswith('digits 0')
+                 and not name.startswith('conditional')]
         assert len(found) == 3
         return torch.tensor(found).mean().item(), torch.tensor(found).std().item()/3**.5
 
@@ -74,6 +75,18 @@ def test_what_the_page_says_of_other_seeds():
     *most, last_one = (f'{d:.2f}'[1:] for d in draws)
     spread = f'{torch.tensor(draws).std():.2f}'[1:]
     assert f"{', '.join(most)} and {last_one} %, a standard deviation of {spread}" in text
+    labelled = {(r['seed'], r['calls']): r for name, r in stored['seeds'].items()
+                if name.startswith('conditional')}
+    assert {*labelled} == {(seed, calls) for seed in (0, 1) for calls in (20, 10, 5)}
+    def both(calls, key, scale=1, digits=2):
+        return sorted(f'{scale*labelled[seed, calls][key]:.{digits}f}' for seed in (0, 1))
+    for calls in 10, 5:
+        low, high = (p[1:] for p in both(calls, 'percent'))
+        assert f'{calls} calls they have {low} and {high} %' in text or (
+            f'with {calls} calls {low} and {high} %' in text), calls
+    few, many = (' and '.join(both(calls, 'agreement', 100, 1)) for calls in (5, 20))
+    assert f'{few} % with 5 against {many} % with 20' in text
+    for r in (labelled[0, 20], labelled[1, 20]): assert abs(r['fld'] - r['floor']) < 2*r['se']
     for name, said in (('DDPM, 100 calls', '8.06 ± 0.18 %'), ('DDIM, 20 calls', '9.98 ± 0.18 %')):
         r = stored['original'][f'no attention, {name}']
         error = r['se']*r['percent']/(r['fld'] - r['floor'])
