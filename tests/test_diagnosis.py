@@ -218,6 +218,9 @@ def test_what_is_said_of_healthy_runs_was_measured(healthy):
     e = copy.copy(look(healthy).evidence)
     e.near = 2*e.near
     assert min(far) > 1.5 and f'healthy runs have reached {max(far):.1f}' in str(Diagnosis(e))
+    digits = stored['healthy: digits, seed 1']['digits, eps, linear betas']['found'][0]
+    most = re.search(r'samples are ([0-9.]+) times', digits)[1]
+    assert f'(of digits: {most})' in str(Diagnosis(e))
     page = (root/'nbs'/'apps'/'diagnosis.ipynb').read_text(encoding='utf-8')
     assert f'({min(far)} to {max(far)})' in page
 

@@ -501,7 +501,7 @@ def untrained(e):
                    f'the data; so at {int(bad.sum())} of {int(trusted(e).sum())} angles',
                    'below 1 at every angle', 'Train longer, or with a higher learning rate (fit '
                    'takes 2e-3). If the loss does not fall at all, the network does not see the '
-                   'data or the angle.', '10_training')
+                   'data.', '10_training')
 
 def explained(e):
     "Has a fault been found that spoils samples and answers anyway? First things first"
@@ -517,10 +517,9 @@ def undertrained(e):
     if far < 1.5*usual or not usual: return None
     return Finding('undertrained', f'with {4*e.calls} calls and no guidance, samples are '
                    f'{far/usual:.3g} times as far from the nearest training item as real items are',
-                   'about 1; below 1.5 on the digits that the limit was set on',
-                   'Look at the samples: on other pictures, healthy runs have reached 1.8. If you '
-                   'see no objects in them, train longer; if the loss no longer falls, take a '
-                   'larger network.', '10_training', question=True)
+                   'about 1; healthy runs have reached 1.8 (of digits: 1.52)',
+                   'Look at the samples: if you see no objects in them, train longer; if the loss '
+                   'no longer falls, take a larger network.', '10_training', question=True)
 
 # %% ../../nbs/apps/diagnosis.ipynb #03b79f97
 def clipped(e):
@@ -822,5 +821,5 @@ def where_it_runs():
     if torch.cuda.is_available(): device = f'cuda ({torch.cuda.get_device_name()})'
     return '\n'.join([
         f'diffnb {diffnb.__version__}, Python {platform.python_version()}, {platform.platform()}',
-        f'torch {torch.__version__} on {device}, {os.cpu_count()} cores, '
-        f'{torch.get_num_threads()} threads', packages])
+        f'torch {torch.__version__} on {device}, cores: {os.cpu_count()}, '
+        f'threads: {torch.get_num_threads()}', packages])

@@ -870,7 +870,7 @@ def to_sigma(
 class AngleDenoiser:
     "A denoiser of k-diffusion or EDM as our samplers ask it"
     def __init__(self,
-        denoiser,        # `(x0 + sigma*eps, sigma:(B,)) -> x0`, and labels third where it has some
+        denoiser,        # `(x0 + sigma*eps, sigma:(B,)) -> x0`; labels third, as whole numbers
         schedule=karras, # The angles that samplers visit by default
         shape=None,      # Shape of an image, for `generate`
     ):
@@ -887,7 +887,7 @@ class AngleDenoiser:
         return unmix(x, self.denoiser(*asked).to(x.dtype), phi, 'x0')
 
 def from_sigma(
-    denoiser,        # `(x0 + sigma*eps, sigma:(B,)) -> x0`, and labels third where it has some
+    denoiser,        # `(x0 + sigma*eps, sigma:(B,)) -> x0`; labels third, as whole numbers
     schedule=karras, # The angles that samplers visit by default
     shape=None,      # Shape of an image, for `generate`
 )->AngleDenoiser:    # `(x, phi, cond) -> Guess`
