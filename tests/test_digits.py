@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tables import rows, shows
+from tables import cells, rows, shows, source
 
 from diffnb.denoiser import Denoiser
 from diffnb.schedules import flow, lognormal
@@ -82,3 +82,13 @@ def test_noise_as_the_answer_needs_a_schedule_that_stops():
         Denoiser(MLP(), 'eps', cut)
         t = torch.linspace(.01, .9, 9).double()
         torch.testing.assert_close(cut(t), uncut(.98*t if uncut is flow else t), atol=.01, rtol=0)
+
+
+def test_what_lesson_04_says_of_the_grid():
+    text = '\n'.join(map(source, cells('04_schedules.ipynb')))
+    def ddim(part, name): return f"{stored[part][name]['ddim_fld']:.2f}"
+    assert f"have {ddim('grid', 'eps-flow-0')} and {ddim('grid', 'eps-flow-1')}" in text
+    for target in ('v', 'eps'):
+        name = f'{target}-lognormal-0'
+        here, there = ddim('one path', name), ddim('grid', name)
+        assert f'`{target}` {here} instead of {there}' in text
