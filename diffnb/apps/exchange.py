@@ -154,6 +154,7 @@ def untranslated(
     found = *_other_timesteps(c), *_other_guesses(c), *_other_noise(c)
     return [f'{name}={c[name]!r}: {what}' for name, what in found]
 
+# %% ../../nbs/apps/exchange.ipynb #c68c3da2
 def _redrawn(c):
     "Is it a scheduler whose pipeline `ddim` and `ddpm` can follow?"
     return c['_class_name'].startswith(('DDIM', 'DDPM'))
@@ -202,7 +203,6 @@ def _other_noise(c):
         yield 'variance_type', ('their last step is above timestep 0 and leaves noise in the '
                                 "images, ours never does; with timestep_spacing='leading' and "
                                 'steps_offset=0 both end without')
-
 
 # %% ../../nbs/apps/exchange.ipynb #3c5de870
 unet_defaults = dict( # What a `config.json` of a `UNet2DModel` means by what it leaves out

@@ -737,6 +737,7 @@ def check_previews(previews):
     counted = {f'previews {k}': v for k, v in previews.items() if k != 'seed'}
     whole_numbers(1, optional=True, **counted)
 
+# %% ../../nbs/apps/runs.ipynb #8d683fc7
 def saved_state(o, team):
     "The state to go on from, or None, and the files of states that cannot be read"
     if o.folder is None and o.resume: raise ValueError('resume=True needs the folder of the run')

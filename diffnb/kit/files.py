@@ -85,6 +85,7 @@ def replacing(fname):
     finally:
         with suppress(OSError): temp.unlink()
 
+# %% ../../nbs/kit/files.ipynb #bf32662c
 def write_tensors(fname, tensors, meta):
     "Tensors and JSON into one safetensors file: whole, or not at all"
     fname = Path(fname)
